@@ -1,0 +1,50 @@
+"""What a plug-in writes: a simulator (``space`` and ``render``) and, if it likes, an embedder (a function)."""
+
+from __future__ import annotations
+
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+from torch import Tensor
+
+from simpe.space import Params, ParameterSpace
+
+Samples = Tensor | np.ndarray
+
+
+@runtime_checkable
+class Simulator(Protocol):
+    """A parameter space and a deterministic render.
+
+    ``render(p)`` takes a dict of tensors with n rows each, plus ``p["label"]`` (int64 (n,), the class index of
+    each row; all zeros where the run has no classes), and returns n samples: a tensor on the device of the
+    parameters, or a NumPy array. It must be deterministic and row-wise: ``render(p)[i]`` equals
+    ``render(p[i:i+1])[0]``; whatever is random in a sample is a parameter. Images are uint8 of shape (n, h, w) or
+    (n, h, w, 3).
+
+    Optional attributes, each used where present:
+
+    - ``classes``: names of the classes it can draw, in label order; the default of ``--classes``.
+    - ``embedder``: an Embedder that suits its samples; the default of a run.
+    - ``random(n, generator) -> Params`` and ``variation(p, strength, generator) -> Params``: in place of the
+      space's own.
+    - ``public_inputs() -> dict``: what a certificate should list (files and their hashes, settings).
+    """
+
+    space: ParameterSpace
+
+    def render(self, p: Params) -> Samples:
+        """Parameters of n rows -> n samples."""
+        ...
+
+
+@runtime_checkable
+class Embedder(Protocol):
+    """A function from n samples to float32 vectors (n, d), row by row, on the device of the samples.
+
+    It is fixed before the run and built from public knowledge only; nothing in it may be fitted to private rows.
+    """
+
+    def __call__(self, samples: Tensor) -> Tensor:
+        """Samples (n, ...) -> embedding (n, d)."""
+        ...
