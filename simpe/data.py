@@ -1,0 +1,353 @@
+"""Reading a data set from disk: IDX files, .npz, folders of images or series; or scikit-learn's digits.
+
+Every reader is strict: a file is read whole and right, or InputError names it. No message holds a pixel, a
+label or a number of rows.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import math
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from simpe.errors import InputError
+
+_IDX_NAME = re.compile(
+    r"(?:^|[-_.])(train|test|t10k)[-_.](images|labels)[-_.](?:ubyte|idx\d?(?:[-_.]ubyte)?)(?:\.gz)?$", re.I
+)
+_IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".pgm"}
+_IMAGE_FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM")
+_KINDS = (
+    "an .npz file, a folder of IDX files, a folder with one sub-folder of images a class, "
+    "a folder of .csv series, or the word sklearn"
+)
+_CHUNK = 1 << 20
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class DataSet:
+    """The rows of a data set as they are in the file.
+
+    - ``samples``: (n, ...); images are uint8 (n, h, w) or (n, h, w, 3), anything else is float32.
+    - ``labels``: (n,) integers or strings, or None.
+    - ``units``: (n,) integers or strings, the privacy unit that owns each row, or None.
+    - ``classes``: the names of all classes where they are public knowledge, else None: names that occur in
+      private rows are private.
+
+    The repr shows nothing, as the rows and their number are private.
+    """
+
+    samples: np.ndarray
+    labels: np.ndarray | None
+    units: np.ndarray | None
+    classes: tuple[str, ...] | None
+
+    def __repr__(self) -> str:
+        return "DataSet(...)"
+
+
+def read(path: str | Path, unit: str | None = None, split: str = "train") -> DataSet:
+    """Read a data set; ``path`` is one of
+
+    - the word ``sklearn``: scikit-learn's 8 x 8 digits, scaled to 0..255;
+    - a folder of IDX files named as MNIST's are, packed (``.gz``) or not: images, and labels if any;
+    - an ``.npz`` file with ``images`` (uint8, or float in [0, 1], of shape (n, h, w) or (n, h, w, 3)) or
+      ``samples`` (float, (n, ...)), and ``labels`` (n,) if any;
+    - a folder with one sub-folder of images a class, whose name is the label. Rows stand in the order of
+      their sorted paths. Grey images stay grey unless some image has colour; alpha is dropped, 16 bits become
+      8, an animation gives its first frame. Hidden files and files that are no images are skipped;
+    - a folder of ``.csv`` files, each one series: its last column, with a header line or without.
+
+    ``unit`` names the array of an ``.npz`` that holds each row's privacy unit, (n,) integers or strings.
+    ``split`` is "train" or "test"; only a folder of IDX files has a test split (``t10k`` or ``test``).
+
+    Raises InputError, naming the file, where something is missing, damaged, ambiguous or empty.
+    """
+    if split not in ("train", "test"):
+        raise InputError(f"split {split!r}: use 'train' or 'test'")
+    source = Path(path)
+    bundled = str(path) == "sklearn"
+    with _reading(source):
+        folder = not bundled and source.is_dir()
+        npz = not bundled and source.suffix.lower() == ".npz" and source.is_file()
+        if not (bundled or folder or npz):
+            reason = "is not a data set" if source.exists() else "no such file or folder"
+            raise InputError(f"{source}: {reason}; give {_KINDS}")
+        entries = _entries(source) if folder else []
+        idx = [entry for entry in entries if _IDX_NAME.search(entry.name) and entry.is_file()]
+    if split == "test" and not idx:
+        raise InputError(f"{source}: has no test split; only a folder of IDX files can have one")
+    if unit is not None and not npz:
+        raise InputError(f"{source}: has no unit {unit!r}, nor any other; only an .npz file can hold units")
+    if bundled:
+        return _read_sklearn()
+    if npz:
+        return _read_npz(source, unit)
+    if idx:
+        return _read_idx_folder(source, idx, split)
+    return _read_folder(source, entries)
+
+
+def encode_labels(labels: np.ndarray | Sequence[Any], classes: Sequence[str]) -> np.ndarray:
+    """Each row's index in ``classes``, or -1 where its label is none of them; int64 (n,).
+
+    ``labels`` (n,) are integers, strings or bytes; the integer 7 and the bytes b"7" match the class "7". A
+    row's index depends on its own label and the declared classes only. Raises InputError where a class is
+    declared twice, TypeError where labels are neither integers nor strings.
+    """
+    index = {name: i for i, name in enumerate(classes)}
+    if len(index) < len(classes):
+        raise InputError("classes: a name is given twice; give each class once")
+    labels = np.asarray(labels)
+    if labels.ndim != 1 or (labels.size and labels.dtype.kind not in "iuUS"):
+        raise TypeError("labels must be a one-dimensional array of integers or strings")
+    values, inverse = np.unique(labels, return_inverse=True)
+    lookup = np.array([index.get(_text(value), -1) for value in values.tolist()], dtype=np.int64)
+    return lookup[inverse]
+
+
+def _text(label: int | str | bytes) -> str:
+    # surrogateescape: bytes that are no UTF-8 must match no class, and must not fail for the other rows.
+    return label.decode("utf-8", "surrogateescape") if isinstance(label, bytes) else str(label)
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Turn whatever goes wrong while reading ``path`` into an InputError that quotes none of its content."""
+    try:
+        yield
+    except InputError:
+        raise
+    except MemoryError:
+        raise InputError(f"{path}: does not fit into memory, or is damaged") from None
+    # A damaged file can fail in any way inside zipfile, zlib, NumPy and Pillow.
+    except Exception as error:
+        reason = error.strerror if isinstance(error, OSError) else None
+        reason = reason or "it is damaged, or not what its name says; copy it again"
+        raise InputError(f"{path}: cannot be read: {reason}") from None
+
+
+def _entries(folder: Path) -> list[Path]:
+    with _reading(folder):
+        return sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
+
+
+def _read_sklearn() -> DataSet:
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    images = np.rint(digits.images * (255 / 16)).astype(np.uint8)
+    return DataSet(images, digits.target.astype(np.int64), None, tuple("0123456789"))
+
+
+def _read_idx_folder(folder: Path, files: list[Path], split: str) -> DataSet:
+    roles: dict[str, Path] = {}
+    for file in files:
+        match = _IDX_NAME.search(file.name)
+        assert match is not None
+        if (match[1].lower() == "train") != (split == "train"):
+            continue
+        role = match[2].lower()
+        if role in roles:
+            raise InputError(f"{folder}: both {roles[role].name} and {file.name} hold the {role}; keep one")
+        roles[role] = file
+    if "images" not in roles:
+        prefix = "train" if split == "train" else "t10k"
+        raise InputError(f"{folder}: has no {split} images; add {prefix}-images-idx3-ubyte or its .gz")
+    images = _read_idx(roles["images"], dims=(3, 4))
+    if images.ndim == 4 and images.shape[3] != 3:
+        raise InputError(f"{roles['images']}: images of four dimensions must have the shape (n, h, w, 3)")
+    if "labels" not in roles:
+        return DataSet(images, None, None, None)
+    labels = _read_idx(roles["labels"], dims=(1,))
+    if len(labels) != len(images):
+        raise InputError(f"{roles['labels']}: has another number of rows than {roles['images'].name}")
+    return DataSet(images, labels.astype(np.int64), None, None)
+
+
+def _read_idx(path: Path, dims: tuple[int, ...]) -> np.ndarray:
+    """Read an IDX file of unsigned bytes: 0, 0, type, number of dimensions, sizes (big-endian), values."""
+    opener: Any = gzip.open if path.suffix.lower() == ".gz" else open
+    with _reading(path), opener(path, "rb") as file:
+        magic = _take(file, 4)
+        if len(magic) < 4 or magic[:2] != b"\0\0":
+            raise InputError(f"{path}: is not an IDX file; copy it again")
+        if magic[2] != 8 or magic[3] not in dims:
+            expected = " or ".join(map(str, dims))
+            raise InputError(f"{path}: must hold unsigned bytes in {expected} dimension(s), by its header")
+        header = _take(file, 4 * magic[3])
+        if len(header) < 4 * magic[3]:
+            raise InputError(f"{path}: is shorter than its header says; copy it again")
+        shape = tuple(np.frombuffer(header, ">u4").tolist())
+        if 0 in shape:
+            raise InputError(f"{path}: is empty; give at least one row")
+        size = math.prod(shape)
+        values = _take(file, size + 1)  # the one byte more finds what follows, and makes gzip check its sum
+        if len(values) != size:
+            word = "longer" if len(values) > size else "shorter"
+            raise InputError(f"{path}: is {word} than its header says; copy it again")
+        return np.frombuffer(values, np.uint8).reshape(shape)
+
+
+def _take(file: IO[bytes], size: int) -> bytearray:
+    """Read ``size`` bytes, or all there are: memory follows the file, not what a header claims."""
+    taken = bytearray()
+    while chunk := file.read(min(_CHUNK, size - len(taken))):
+        taken += chunk
+    return taken
+
+
+def _read_npz(path: Path, unit: str | None) -> DataSet:
+    # Given a path, np.load leaves a damaged file open.
+    with _reading(path), path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+        keys = list(arrays)
+        kinds = [key for key in ("images", "samples") if key in keys]
+        if len(kinds) != 1:
+            has = ", ".join(keys) or "nothing"
+            raise InputError(f"{path}: needs either an array 'images' or an array 'samples'; it has {has}")
+        if unit is not None and unit not in keys:
+            others = ", ".join(key for key in keys if key not in kinds) or "no other array"
+            raise InputError(f"{path}: has no unit {unit!r}; it has {others}")
+        samples = _load(path, arrays, kinds[0])
+        labels = _load(path, arrays, "labels") if "labels" in keys else None
+        units = _load(path, arrays, unit) if unit is not None else None
+    samples = _as_images(path, samples) if kinds == ["images"] else _as_samples(path, samples)
+    for key, column in (("labels", labels), (unit, units)):
+        if column is not None:
+            _check_column(path, key, column, len(samples))
+    return DataSet(samples, labels, units, None)
+
+
+def _load(path: Path, arrays: Any, key: str) -> np.ndarray:
+    try:
+        array = arrays[key]
+    except ValueError:
+        raise InputError(f"{path}: {key!r} is damaged or holds objects; save numbers or strings") from None
+    if not isinstance(array, np.ndarray):  # a member that is no array comes as bytes
+        raise InputError(f"{path}: {key!r} is not an array; save it with np.savez")
+    if array.dtype.kind == "U":
+        array.tolist()  # finds characters outside Unicode, which NumPy itself would show only later
+    return array.astype(array.dtype.newbyteorder("="), order="C", copy=False)
+
+
+def _as_images(path: Path, images: np.ndarray) -> np.ndarray:
+    if images.ndim != 3 and not (images.ndim == 4 and images.shape[3] == 3):
+        raise InputError(f"{path}: 'images' must have the shape (n, h, w) or (n, h, w, 3)")
+    if images.size == 0:
+        raise InputError(f"{path}: 'images' is empty; give at least one row")
+    if images.dtype == np.uint8:
+        return images
+    if images.dtype.kind != "f":
+        raise InputError(f"{path}: 'images' must be uint8 or float, not {images.dtype}")
+    if not (images.min() >= 0 and images.max() <= 1):  # NaN fails too
+        raise InputError(f"{path}: 'images' as float must lie in [0, 1], without NaN; scale them")
+    scaled: np.ndarray = np.rint(images * 255)
+    return scaled.astype(np.uint8)
+
+
+def _as_samples(path: Path, samples: np.ndarray) -> np.ndarray:
+    if samples.dtype.kind != "f":
+        raise InputError(f"{path}: 'samples' must be float, not {samples.dtype}; convert them")
+    if samples.ndim < 2:
+        raise InputError(f"{path}: 'samples' must have the shape (n, ...), one row a sample")
+    if samples.size == 0:
+        raise InputError(f"{path}: 'samples' is empty; give at least one row")
+    return _as_float32(f"{path}: 'samples'", samples)
+
+
+def _as_float32(name: str, values: np.ndarray) -> np.ndarray:
+    with np.errstate(over="ignore"):
+        result = values.astype(np.float32)
+    if not np.isfinite(result).all():
+        raise InputError(f"{name} holds NaN, or values that are infinite as float32; remove them")
+    return result
+
+
+def _check_column(path: Path, key: str | None, column: np.ndarray, rows: int) -> None:
+    if column.ndim != 1 or len(column) != rows:
+        raise InputError(f"{path}: {key!r} must have the shape (n,), one entry a row")
+    if column.dtype.kind not in "iuUS":
+        raise InputError(f"{path}: {key!r} must hold integers or strings, not {column.dtype}")
+
+
+def _read_folder(folder: Path, entries: list[Path]) -> DataSet:
+    with _reading(folder):
+        loose = any(_is_image(entry) for entry in entries)
+        images = [file for entry in entries if entry.is_dir() for file in _entries(entry) if _is_image(file)]
+        series = [entry for entry in entries if entry.suffix.lower() == ".csv" and entry.is_file()]
+    if loose:
+        raise InputError(f"{folder}: has images outside a class; move them into one sub-folder a class")
+    if images:
+        return _read_images(folder, images)
+    if series:
+        return _read_series(folder, series)
+    raise InputError(f"{folder}: has no data; give {_KINDS}")
+
+
+def _is_image(path: Path) -> bool:
+    return path.suffix.lower() in _IMAGE_SUFFIXES and path.is_file()
+
+
+def _read_images(folder: Path, files: list[Path]) -> DataSet:
+    images: list[np.ndarray] = []
+    for file in files:
+        images.append(_read_image(file))
+        (h, w), (h2, w2) = images[0].shape[:2], images[-1].shape[:2]
+        if (h, w) != (h2, w2):
+            one, other = files[0].relative_to(folder), file.relative_to(folder)
+            raise InputError(f"{folder}: {one} is {h} x {w}, {other} is {h2} x {w2}; bring all to one size")
+    if any(image.ndim == 3 for image in images):
+        images = [image if image.ndim == 3 else np.stack([image] * 3, axis=2) for image in images]
+    return DataSet(np.stack(images), np.array([file.parent.name for file in files]), None, None)
+
+
+def _read_image(path: Path) -> np.ndarray:
+    """Read one image: uint8 (h, w) where it is grey, else (h, w, 3)."""
+    from PIL import Image
+
+    with _reading(path), path.open("rb") as file, Image.open(file, formats=_IMAGE_FORMATS) as image:
+        if image.mode in ("1", "L", "LA"):
+            return np.array(image.convert("L"))
+        if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
+            return np.rint(np.asarray(image) / 257).astype(np.uint8)
+        if image.mode in ("I", "F"):
+            raise InputError(f"{path}: holds 32 bits a pixel; save it with 8 or 16")
+        # Pillow warns where it takes a transparent palette to RGB in one step.
+        return np.array((image.convert("RGBA") if image.mode == "P" else image).convert("RGB"))
+
+
+def _read_series(folder: Path, files: list[Path]) -> DataSet:
+    series: list[np.ndarray] = []
+    for file in files:
+        series.append(_read_one_series(file))
+        if len(series[-1]) != len(series[0]):
+            raise InputError(f"{folder}: {files[0].name} and {file.name} differ in length; cut or resample")
+    return DataSet(np.stack(series), None, None, None)
+
+
+def _read_one_series(path: Path) -> np.ndarray:
+    with _reading(path), path.open(encoding="utf-8-sig", newline="") as file:
+        cells = [row[-1] for row in csv.reader(file) if row]
+        if cells and not _is_number(cells[0]):
+            del cells[0]
+        if not cells:
+            raise InputError(f"{path}: is empty; give at least one number")
+        if not all(map(_is_number, cells)):
+            raise InputError(f"{path}: its last column holds something other than numbers; mend it")
+        return _as_float32(f"{path}:", np.array([float(cell) for cell in cells]))
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        float(cell)
+    except ValueError:
+        return False
+    return True

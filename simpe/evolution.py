@@ -1,0 +1,302 @@
+"""Private Evolution with a simulator: init, step, run.
+
+Lin et al., "Differentially Private Synthetic Data via Foundation Model APIs 1: Images" (ICLR 2024), Algorithm 1,
+with a simulator's parameters in place of a foundation model (Lin et al., arXiv 2502.05505, 4). The default strategy
+differs from the paper in two ways, both post-processing: the best candidates stay (they are not only parents), and the
+number of candidates follows from the noise.
+
+The engine knows no domain. The population after step t is a function of the seed and of the noisy counts on the ledger
+alone, so a run is resumed by replaying them; no other checkpoint exists.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import secrets
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from simpe import selection
+from simpe.errors import InputError
+from simpe.fingerprint import describe
+from simpe.population import Population, concatenate, public_generator
+from simpe.private import PrivateData
+from simpe.protocols import Embedder, Simulator
+from simpe.release import Release, certificate
+from simpe.rendering import render, render_and_embed
+from simpe.schedule import Schedule, Strategy, places, schedule
+from simpe.space import Params
+from simpe.voting import Metric
+
+STAGE = 0
+Progress = Callable[[str, int, int], None]
+"""Called with what is being done, how much of it is done, and how much there is."""
+
+
+@dataclass(frozen=True)
+class Setup:
+    """Everything public about a run."""
+
+    simulator: Simulator
+    embedder: Embedder
+    schedule: Schedule
+    strategy: Strategy
+    classes: tuple[str, ...]
+    samples: int
+    seed: int
+    device: torch.device
+    progress: Progress = lambda what, done, total: None
+
+
+@dataclass(frozen=True)
+class State:
+    """Between steps: the candidates to be voted on next, and what is known of the classes."""
+
+    step: int
+    candidates: Population
+    places: tuple[int, ...]
+    outputs: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Info:
+    """What a step did; all of it is released.
+
+    ``survivors`` are indices into the step's candidates, best first within each class; ``counts`` are their noisy
+    votes. ``uniform`` lists the classes in which no candidate had a positive count, so that the choice was uniform.
+    """
+
+    step: int
+    candidates: Population
+    survivors: Tensor
+    counts: Tensor
+    noise: float
+    uniform: tuple[int, ...]
+
+
+def init(setup: Setup, private: PrivateData) -> State:
+    """Buy the class counts, and draw the first candidates by Random."""
+    noise = setup.schedule.count_noise
+    scale = private.charge(noise).sensitivity
+    counts = private.class_counts(noise, address=f"{STAGE}/counts") / scale
+    outputs = selection.apportion(torch.from_numpy(counts), setup.samples).tolist()
+    room = places(counts.tolist(), setup.schedule.vote_noise[0], outputs, setup.strategy)
+    labels = torch.repeat_interleave(
+        torch.arange(len(room)), torch.tensor([n * setup.strategy.start for n in room], dtype=torch.int64)
+    )
+    generator = public_generator(setup.seed, STAGE, 0, "random")
+    params = _random(setup.simulator, len(labels), generator)
+    candidates = Population(params, labels, torch.full_like(labels, -1)).to(setup.device)
+    return State(0, candidates, tuple(room), tuple(outputs))
+
+
+def step(setup: Setup, private: PrivateData, state: State) -> tuple[State, Info]:
+    """Vote, select, vary: one iteration of Private Evolution."""
+    t, candidates, strategy = state.step, state.candidates, setup.strategy
+    noise = setup.schedule.vote_noise[t]
+    scale = private.charge(noise, strategy.neighbours == 1).sensitivity
+    votes = private.votes(
+        setup.embedder,
+        lambda: _embed(setup, candidates, t),
+        candidates.labels,
+        noise,
+        address=f"{STAGE}/{t}/votes",
+        digest=candidates.digest(),
+        neighbours=strategy.neighbours,
+        metric=cast(Metric, strategy.metric),
+        progress=lambda done, total: setup.progress(f"step {t + 1}: voting", done, total),
+    )
+    counts = torch.from_numpy(votes / scale).to(setup.device)
+    survivors, uniform = _select(setup, candidates, counts, state.places, noise, t)
+    info = Info(t, candidates, survivors, counts[survivors], noise, uniform)
+    if t + 1 == setup.schedule.steps:
+        return replace(state, step=t + 1), info
+    parents = candidates.take(survivors)
+    strength = strategy.strength * strategy.decay**t
+    generator = public_generator(setup.seed, STAGE, t, "variation")
+    many = survivors.repeat_interleave(strategy.children if strategy.elitist else 1)
+    children = candidates.take(many)
+    children = children.with_params(_variation(setup.simulator, children.params, strength, generator))
+    following = concatenate([parents, children]) if strategy.elitist else children
+    return replace(state, step=t + 1, candidates=following), info
+
+
+def run(setup: Setup, private: PrivateData) -> tuple[Population, list[Info]]:
+    """All steps, and the survivors spread to the samples asked for: the population to release."""
+    state = init(setup, private)
+    infos = []
+    for _ in range(setup.schedule.steps):
+        state, info = step(setup, private, state)
+        infos.append(info)
+    return _spread(setup, state, infos[-1]), infos
+
+
+def evolve(
+    simulator: Simulator,
+    embedder: Embedder | None,
+    private: PrivateData,
+    *,
+    samples: int = 10_000,
+    steps: int | None = None,
+    strategy: Strategy | None = None,
+    seed: int = 0,
+    device: str | torch.device = "cpu",
+    run_id: str | None = None,
+    progress: Progress | None = None,
+) -> Release:
+    """Make ``samples`` synthetic samples that resemble the private rows, within the budget at the door.
+
+    ``embedder`` None takes the simulator's own (or, without one, the samples themselves, flattened). ``seed`` fixes the
+    public randomness; the noise is secret and never from it. ``run_id`` continues a run on the ledger.
+
+    **Guarantee.** The release, its certificate and the noisy counts on the ledger are together (epsilon, delta)-DP as
+    the budget of ``private`` says; see :class:`simpe.PrivateData`.
+
+    Raises InputError where options do not fit the budget, the simulator or the ledger.
+    """
+    strategy = strategy or Strategy()
+    embedder = embedder or getattr(simulator, "embedder", None) or flatten
+    if samples < 1:
+        raise InputError(f"--samples must be at least 1, got {samples}")
+    classes = private.classes or getattr(simulator, "classes", None)
+    if private.has_labels and classes is None:
+        raise InputError("the rows have labels: declare their classes (--classes), which are public")
+    private.declare(classes or ("",))
+    assert private.classes is not None
+    one_bin = private.one_bin and strategy.neighbours == 1
+    public = {
+        "simulator": describe(simulator),
+        "embedder": describe(embedder),
+        "classes": list(private.classes),
+        "samples": samples,
+        "seed": seed,
+        "steps": steps,
+        "strategy": asdict(strategy),
+    }
+    digest = hashlib.sha256(json.dumps(public, sort_keys=True).encode()).hexdigest()
+
+    def plan() -> dict[str, Any]:
+        noise = schedule(private.budget, steps, one_bin=one_bin, spent=private.ledger.charges())
+        votes = {f"{STAGE}/{t}/votes": private.charge(z, one_bin) for t, z in enumerate(noise.vote_noise)}
+        return {f"{STAGE}/counts": private.charge(noise.count_noise), **votes}
+
+    budget = {"epsilon": private.budget.epsilon, "delta": private.budget.delta}
+    planned = private.begin(run_id or secrets.token_hex(8), {"budget": budget, "config": digest}, plan)
+    noise = [charge.noise_multiplier for charge in planned.values()]
+    setup = Setup(
+        simulator=simulator,
+        embedder=embedder,
+        schedule=Schedule(noise[0], tuple(noise[1:])),
+        strategy=strategy,
+        classes=private.classes,
+        samples=samples,
+        seed=seed,
+        device=torch.device(device),
+        progress=progress or (lambda what, done, total: None),
+    )
+    population, infos = run(setup, private)
+    rendered = render(simulator, population, lambda done, total: setup.progress("rendering the release", done, total))
+    return Release(
+        samples=rendered.cpu(),
+        labels=population.labels.cpu() if private.has_labels else None,
+        params={name: value.cpu() for name, value in population.params.items()},
+        classes=private.classes,
+        certificate=certificate(private, public),
+        evolution=_lineage(setup, infos),
+        ledger=private.ledger,
+    )
+
+
+def flatten(samples: Tensor) -> Tensor:
+    """The embedding of last resort: a sample's own values, float32 (n, d)."""
+    return samples.flatten(1).float()
+
+
+def _random(simulator: Simulator, n: int, generator: torch.Generator) -> Params:
+    own: Callable[[int, torch.Generator], Params] | None = getattr(simulator, "random", None)
+    return own(n, generator) if own else simulator.space.sample(n, generator)
+
+
+def _variation(simulator: Simulator, params: Params, strength: float, generator: torch.Generator) -> Params:
+    own: Callable[[Params, float, torch.Generator], Params] | None = getattr(simulator, "variation", None)
+    return own(params, strength, generator) if own else simulator.space.perturb(params, strength, generator)
+
+
+def _embed(setup: Setup, candidates: Population, t: int) -> Tensor:
+    """Embedding of the candidates, or, with lookahead, the mean over variations of each."""
+    strategy = setup.strategy
+    what = f"step {t + 1}: rendering"
+    if not strategy.lookahead:
+        return render_and_embed(
+            setup.simulator, setup.embedder, candidates, lambda done, total: setup.progress(what, done, total)
+        )
+    generator = public_generator(setup.seed, STAGE, t, "lookahead")
+    total = None
+    for i in range(strategy.lookahead):
+        varied = _variation(setup.simulator, candidates.params, strategy.strength * strategy.decay**t, generator)
+        one = render_and_embed(setup.simulator, setup.embedder, candidates.with_params(varied))
+        total = one if total is None else total + one
+        setup.progress(what, i + 1, strategy.lookahead)
+    assert total is not None
+    return total / strategy.lookahead
+
+
+def _select(
+    setup: Setup, candidates: Population, counts: Tensor, room: tuple[int, ...], noise: float, t: int
+) -> tuple[Tensor, tuple[int, ...]]:
+    """Indices of the survivors, class by class, and the classes where nothing stood out."""
+    generator = public_generator(setup.seed, STAGE, t, "selection")
+    chosen, uniform = [], []
+    for label, n in enumerate(room):
+        mine = (candidates.labels == label).nonzero().squeeze(1)
+        if n == 0 or len(mine) == 0:
+            continue
+        weights = selection.threshold(counts[mine], setup.strategy.threshold * noise)
+        if not bool((weights > 0).any()):
+            uniform.append(label)
+            picked = selection.systematic(weights, n, generator)
+        elif setup.strategy.elitist:
+            picked = selection.top(counts[mine], n)
+        else:
+            picked = selection.systematic(weights, n, generator)
+        chosen.append(mine[picked])
+    return torch.cat(chosen), tuple(uniform)
+
+
+def _spread(setup: Setup, state: State, last: Info) -> Population:
+    """Vary the last survivors into the outputs, each class's shared out in proportion to their noisy votes."""
+    generator = public_generator(setup.seed, STAGE, setup.schedule.steps, "release")
+    survivors = last.candidates.take(last.survivors)
+    chosen = []
+    for label, n in enumerate(state.outputs):
+        mine = (survivors.labels == label).nonzero().squeeze(1)
+        if n:
+            weights = selection.threshold(last.counts[mine], setup.strategy.threshold * last.noise)
+            if not setup.strategy.elitist:  # resampling has used the votes already
+                weights = torch.ones_like(weights)
+            chosen.append(mine[selection.systematic(weights, n, generator)])
+    parents = survivors.take(torch.cat(chosen))
+    strength = setup.strategy.release_strength
+    return parents.with_params(_variation(setup.simulator, parents.params, strength, generator))
+
+
+def _lineage(setup: Setup, infos: list[Info], slots: int = 16) -> list[Tensor]:
+    """Samples (slots, ...) step by step: the best survivors of the last step and what they descend from."""
+    last = infos[-1]
+    labels = last.candidates.labels[last.survivors]
+    first = [int((labels == label).nonzero()[0]) for label in labels.unique().tolist()]
+    rank = torch.arange(len(labels), device=labels.device) - torch.tensor(first, device=labels.device)[
+        torch.searchsorted(labels.unique(), labels)
+    ]
+    index = last.survivors[rank.argsort(stable=True)[:slots]]
+    index = index[last.candidates.labels[index].argsort(stable=True)]
+    pictures = []
+    for info in reversed(infos):
+        pictures.append(render(setup.simulator, info.candidates.take(index)).cpu())
+        index = info.candidates.parents[index]
+    return pictures[::-1]

@@ -1,0 +1,244 @@
+"""Privacy accounting for what is really drawn: discrete Gaussian noise on bounded integer vectors.
+
+A :class:`Charge` says what one release did; :func:`delta_of` and :func:`epsilon_of` say what a list of charges costs;
+:func:`calibrate` finds the noise for a budget. Everything is rounded against ourselves.
+
+Two ways of counting, both valid under adaptive composition when the noise scales are fixed beforehand:
+
+- **One-bin charges** (a unit adds 1 to a single bin): the privacy loss distribution of the discrete Gaussian itself.
+  Adding or removing the unit shifts one coordinate by 1, so the pair of outputs is (X, X + 1), whose loss at
+  X = x is (1 - 2x) / (2 sigma^2); replacing it shifts two coordinates, that is two such pairs. Losses of
+  independent noise add up, so the composition is a convolution, and
+  delta(epsilon) = E[(1 - exp(epsilon - L))+] (Sommer, Meiser and Mohammadi, PoPETs 2019; Koskela, Jalko and
+  Honkela, AISTATS 2020). The Gaussian formula of Balle and Wang is *not* a bound for the discrete law.
+- **Many-bin charges** (a unit's integer vector c has sum of c^2 <= S^2): zero-concentrated DP. The discrete
+  Gaussian satisfies rho = S^2 / (2 sigma^2) (Canonne, Kamath and Steinke, NeurIPS 2020, Thm. 4, by additivity
+  over the coordinates), rho adds up, and converts by their Prop. 12. One many-bin charge makes the whole list
+  counted this way. So does ``adaptive``: where noise scales or the number of releases may depend on earlier
+  results (several runs on one ledger, releases that no plan announced), only a sum of rho under a fixed bound is a
+  valid stopping rule (the zCDP filter: Rogers et al. 2016; Feldman and Zrnic, NeurIPS 2021).
+
+The table sampler cuts its tails. On the outputs that remain, P'(x) / Q'(x) is unchanged, since both are divided
+by the same constant; what P' can reach and Q' cannot has mass <= TAIL a release, and the conditioning scales the
+rest by at most 1 / (1 - TAIL). So delta' <= delta * (1 + 2 * TAIL * releases) + 2 * TAIL * releases: added below.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from scipy.optimize import minimize_scalar
+
+from simpe.privacy.mechanism import TAIL
+
+Relation = Literal["add_remove", "replace_one"]
+
+_GRID = 2**17  # points of the loss grid
+_WIDTH = 14.0  # half-width of the window, in standard deviations of the loss: mass beyond it < 2e-42
+_MARGIN = 1e-9  # relative allowance for floating point
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What may be spent on one data set: (epsilon, delta)-DP in total.
+
+    ``relation`` says what neighbouring data sets are: ``add_remove`` one unit (sensitivity S) or ``replace_one``
+    (sqrt(2) S, for the non-negative vectors used here). delta is never computed from the private data.
+
+    Raises ValueError unless epsilon > 0 is finite and 0 < delta < 1.
+    """
+
+    epsilon: float
+    delta: float = 1e-6
+    relation: Relation = "add_remove"
+
+    def __post_init__(self) -> None:
+        if not (isinstance(self.epsilon, int | float) and math.isfinite(self.epsilon) and self.epsilon > 0):
+            raise ValueError(f"epsilon must be a positive number, got {self.epsilon}")
+        if not (isinstance(self.delta, int | float) and 0 < self.delta < 1):
+            raise ValueError(f"delta must lie strictly between 0 and 1, got {self.delta}")
+        if self.relation not in ("add_remove", "replace_one"):
+            raise ValueError(f"relation must be add_remove or replace_one, got {self.relation!r}")
+
+
+@dataclass(frozen=True)
+class Charge:
+    """One release: integer counts plus discrete Gaussian noise of scale ``sigma``.
+
+    ``sensitivity`` is the integer S that bounds a unit's vector: sum of c^2 <= S^2. ``one_bin`` says that a unit
+    adds 1 to one bin at most (then S = 1).
+    """
+
+    sigma: float
+    sensitivity: int = 1
+    one_bin: bool = True
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.sigma) and self.sigma > 0):
+            raise ValueError(f"sigma must be positive and finite, got {self.sigma}")
+        if self.sensitivity < 1 or (self.one_bin and self.sensitivity != 1):
+            raise ValueError("sensitivity must be a positive integer, and 1 where a unit touches one bin")
+
+    @property
+    def noise_multiplier(self) -> float:
+        """sigma / S."""
+        return self.sigma / self.sensitivity
+
+    @property
+    def rho(self) -> float:
+        """zCDP of the release under add_remove; twice this under replace_one (non-negative vectors)."""
+        return self.sensitivity**2 / (2 * self.sigma**2) * (1 + _MARGIN)
+
+
+def delta_of(
+    charges: Iterable[Charge], epsilon: float, relation: Relation = "add_remove", adaptive: bool = False
+) -> float:
+    """An upper bound on delta such that the charges together are (epsilon, delta)-DP."""
+    charges = tuple(charges)
+    if not charges:
+        return 0.0
+    times = 2 if relation == "replace_one" else 1
+    if not adaptive and all(charge.one_bin for charge in charges):
+        counts = Counter({sigma: times * n for sigma, n in Counter(c.sigma for c in charges).items()})
+        delta = _delta_of_losses(tuple(sorted(counts.items())), epsilon)
+    else:
+        delta = delta_of_zcdp(times * math.fsum(charge.rho for charge in charges), epsilon)
+    cut = 2 * TAIL * times * len(charges)
+    return min(1.0, delta * (1 + cut) + cut)
+
+
+def epsilon_of(
+    charges: Iterable[Charge], delta: float, relation: Relation = "add_remove", adaptive: bool = False
+) -> float:
+    """The smallest epsilon (rounded up) such that the charges together are (epsilon, delta)-DP."""
+    charges = tuple(charges)
+    return _smallest(lambda epsilon: delta_of(charges, epsilon, relation, adaptive) <= delta, start=1.0)
+
+
+def delta_of_zcdp(rho: float, epsilon: float) -> float:
+    """delta for rho-zCDP: min over alpha > 1 of exp((alpha-1)(alpha rho - epsilon)) (1-1/alpha)^alpha / (alpha-1).
+
+    Canonne, Kamath and Steinke (NeurIPS 2020), Prop. 12. Any alpha gives a valid bound, so an inexact minimum only
+    rounds against ourselves.
+    """
+
+    def log_delta(log_excess: float) -> float:
+        excess = math.exp(log_excess)  # alpha - 1
+        alpha = 1 + excess
+        return excess * (alpha * rho - epsilon) + alpha * math.log1p(-1 / alpha) - log_excess
+
+    # The minimum lies near alpha = (epsilon + rho) / (2 rho); search around it in the logarithm.
+    centre = math.log(max((epsilon - rho) / (2 * rho), 1e-6))
+    found = minimize_scalar(log_delta, bounds=(centre - 10, centre + 10), method="bounded", options={"xatol": 1e-10})
+    return min(1.0, math.exp(min(float(found.fun), 0.0)) * (1 + _MARGIN))
+
+
+@functools.lru_cache(maxsize=4096)
+def _delta_of_losses(counts: tuple[tuple[float, int], ...], epsilon: float) -> float:
+    """delta(epsilon) of composed one-bin releases: ``counts`` holds (sigma, how many).
+
+    A release's loss is 1 / (2 sigma^2) + y / sigma^2 with y discrete Gaussian. The first part is a constant and
+    kept exact; y / sigma^2 is rounded *up* to a grid of step h, on which the laws are convolved by FFT. The step
+    is a divisor of the most frequent 1 / sigma^2, so that those losses lie on the grid exactly. To keep relative
+    precision where delta is small, each law is tilted by exp(theta * loss) so that epsilon lies in the bulk, and
+    the tilt is undone at the end. Both tails outside the window hold < 1e-40 and are covered by ``cut``.
+    """
+    variance = math.fsum(n / sigma**2 for sigma, n in counts)
+    offset = variance / 2
+    deviation = math.sqrt(variance)
+    theta = max(0.0, (epsilon - offset) / variance)
+    common = max(counts, key=lambda c: c[1])[0] ** -2
+    step = common / math.ceil(common / (2 * _WIDTH * deviation / _GRID))
+
+    log_scale = 0.0
+    spectrum = np.ones(_GRID // 2 + 1, dtype=np.complex128)
+    for sigma, n in counts:
+        reach = math.ceil(_WIDTH * sigma) + 1
+        y = np.arange(round(theta) - reach, round(theta) + reach + 1, dtype=np.float64)
+        index = np.ceil(y / (sigma**2 * step) - 1e-9).astype(np.int64)
+        log_weight = -(y**2) / (2 * sigma**2) + theta * step * index
+        top = log_weight.max()
+        law = np.bincount(index % _GRID, weights=np.exp(log_weight - top), minlength=_GRID)
+        mass = law.sum()
+        spectrum *= np.fft.rfft(law / mass) ** n
+        log_scale += n * (top + math.log(mass) - _log_normaliser(sigma))
+    total = np.fft.irfft(spectrum, _GRID).clip(min=0)
+
+    # The grid is circular: read it as the window of indices centred where the tilted mass is.
+    first = round((max(epsilon, offset) - offset) / step) - _GRID // 2
+    grid = first + np.arange(_GRID)
+    excess = offset + grid * step - epsilon
+    above = excess > 0
+    weight = total[grid[above] % _GRID]
+    terms = weight * np.exp(log_scale - theta * step * grid[above]) * -np.expm1(-excess[above])
+    return min(1.0, float(terms.sum()) * (1 + _MARGIN))
+
+
+def _log_normaliser(sigma: float) -> float:
+    """log of the sum over the integers of exp(-y^2 / (2 sigma^2))."""
+    y = np.arange(1, math.ceil(_WIDTH * sigma) + 2, dtype=np.float64)
+    return math.log1p(2 * float(np.exp(-(y**2) / (2 * sigma**2)).sum()))
+
+
+def calibrate(
+    budget: Budget,
+    shares: Sequence[float],
+    *,
+    one_bin: bool = True,
+    spent: Iterable[Charge] = (),
+) -> list[float]:
+    """Noise multipliers, one a release, such that ``spent`` and the releases together stay within ``budget``.
+
+    ``shares`` are the releases' parts of the precision: 1 / noise_multiplier^2 is proportional to them (equal shares
+    give equal noise). The result is checked with :func:`delta_of` itself, so a ledger that counts the same way
+    admits the releases to the last digit. What was ``spent`` before makes the whole adaptive.
+
+    Raises ValueError when ``spent`` alone exceeds the budget.
+    """
+    if not shares or min(shares) <= 0:
+        raise ValueError("shares must be positive")
+    spent = tuple(spent)
+    adaptive = bool(spent)
+    if spent and delta_of(spent, budget.epsilon, budget.relation, adaptive) >= budget.delta:
+        raise ValueError("nothing is left of the budget")
+    total = math.fsum(shares)
+
+    def multipliers(scale: float) -> list[float]:
+        return [scale * math.sqrt(total / share) for share in shares]
+
+    def affordable(scale: float) -> bool:
+        releases = tuple(Charge(sigma, 1, one_bin) for sigma in multipliers(scale))
+        return delta_of(spent + releases, budget.epsilon, budget.relation, adaptive) <= budget.delta
+
+    guess = 1 / math.sqrt(2 * _rho_for(budget))
+    return multipliers(_smallest(affordable, start=guess))
+
+
+def _rho_for(budget: Budget) -> float:
+    """A zCDP parameter of about the budget's size: where the search starts."""
+    log = math.log(1 / budget.delta)
+    return (math.sqrt(budget.epsilon + log) - math.sqrt(log)) ** 2
+
+
+def _smallest(holds: Callable[[float], bool], start: float) -> float:
+    """The smallest x > 0, to a relative 1e-7 and from above, for which an eventually true predicate holds."""
+    high = start
+    while not holds(high):
+        high *= 2
+        if high > 1e12:
+            raise ValueError("no finite value is enough")
+    low = high / 2
+    while holds(low):
+        high, low = low, low / 2
+        if high < 1e-12:
+            return high
+    while high - low > 1e-7 * high:
+        middle = (low + high) / 2
+        low, high = (low, middle) if holds(middle) else (middle, high)
+    return high

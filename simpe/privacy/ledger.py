@@ -1,0 +1,218 @@
+"""The ledger: an append-only record of every charge together with the noisy counts that it bought.
+
+One line of JSON a record. A record is written by making the whole new file beside the old one, fsyncing it and
+renaming it over (then fsyncing the folder), all under a lock. So a record is there whole or not at all, and what
+it holds is used only afterwards: a crash before the rename has shown nobody anything, and a crash after it
+repeats nothing, because the record is replayed. Each record carries the SHA-256 of itself and its predecessor,
+so an altered or re-ordered ledger is refused. What no file can show is that it was rolled back or copied whole;
+doing that voids every certificate issued on it.
+
+The ledger stays with the operator: it holds the key of the data set's fingerprint.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import secrets
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from simpe.errors import InputError
+from simpe.privacy.accounting import Budget, Charge, delta_of, epsilon_of
+
+Record = dict[str, Any]
+Plan = dict[str, Charge]
+"""What a run announces before its first release: address -> charge."""
+
+VERSION = 1
+
+
+class BudgetExceeded(InputError):
+    """A charge was refused because it would exceed the budget; no private row was read."""
+
+
+class Ledger:
+    """Records of one data set, in the file ``path``, or in memory when it is None.
+
+    Raises InputError when the file is not a ledger or was altered.
+    """
+
+    def __init__(self, path: str | os.PathLike[str] | None = None):
+        # Through a link to the file itself, or the rename would replace the link.
+        self.path = None if path is None else Path(path).resolve()
+        self._records: list[Record] = []
+        self._held = False
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the ledger: other processes that charge the same file wait. Reads what they wrote."""
+        if self.path is None or self._held:
+            yield
+            return
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        lock = os.open(self.path.with_name(self.path.name + ".lock"), os.O_CREAT | os.O_RDWR, 0o600)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            self._held = True
+            self._records = _read(self.path) if self.path.exists() else []
+            yield
+        finally:
+            self._held = False
+            os.close(lock)
+
+    @property
+    def header(self) -> Record | None:
+        """The first record: key and keyed fingerprint of the data set, privacy unit and relation."""
+        return self._records[0] if self._records else None
+
+    def key(self) -> bytes:
+        """The data set's secret key; fresh for a ledger that has no record yet. Call under the lock."""
+        return bytes.fromhex(self.header["key"]) if self.header else secrets.token_bytes(32)
+
+    def bind(self, key: bytes, description: Record) -> None:
+        """Make this the ledger of the data set described, or check that it is. Call under the lock.
+
+        Raises InputError when the ledger belongs to another data set, unit, cap or relation.
+        """
+        if self.header is None:
+            self.append({"type": "data", "version": VERSION, "key": key.hex(), **description})
+            return
+        for name, value in description.items():
+            if self.header.get(name) != value:
+                what = "data set" if name == "fingerprint" else name
+                raise InputError(
+                    f"{self.path or 'the ledger'} belongs to another {what}; "
+                    "use the one it was made for, or another --ledger"
+                )
+
+    def open_run(self, run: str, description: Record, plan: Callable[[], Plan]) -> Plan:
+        """Record that a run begins and what it plans to spend; or check that it is the one recorded.
+
+        Returns the plan: a run that was begun before keeps the one it began with. Costs nothing. Call under the lock.
+
+        Raises InputError when the run was begun under another configuration or budget.
+        """
+        record = self._run(run)
+        if record is None:
+            planned = plan()
+            charges = {address: asdict(charge) for address, charge in planned.items()}
+            self.append({"type": "run", "run": run, **description, "plan": charges})
+            return planned
+        for name, value in description.items():
+            if record.get(name) != value:
+                raise InputError(
+                    f"this run was begun with another {name}; restore the original config or start a new run"
+                )
+        return {address: Charge(**charge) for address, charge in record["plan"].items()}
+
+    def _run(self, run: str) -> Record | None:
+        return next((r for r in self._records if r["type"] == "run" and r["run"] == run), None)
+
+    def find(self, run: str, address: str) -> Record | None:
+        """The release of this run at this address, if it was made."""
+        for record in self._records:
+            if record["type"] == "release" and record["run"] == run and record["address"] == address:
+                return record
+        return None
+
+    def releases(self, run: str | None = None) -> list[Record]:
+        """Every release on the ledger, or those of one run, in order."""
+        return [r for r in self._records if r["type"] == "release" and run in (None, r["run"])]
+
+    def charges(self, run: str | None = None) -> list[Charge]:
+        """The charges of every release, or of those of one run."""
+        return [Charge(**r["charge"]) for r in self.releases(run)]
+
+    @property
+    def adaptive(self) -> bool:
+        """Whether the releases have to be counted as adaptively chosen: several runs, or releases without a plan."""
+        releases = self.releases()
+        return len({r["run"] for r in releases}) > 1 or not all(
+            self._planned(r["run"], r["address"], Charge(**r["charge"])) for r in releases
+        )
+
+    def _planned(self, run: str, address: str, charge: Charge) -> bool:
+        record = self._run(run)
+        return record is not None and record["plan"].get(address) == asdict(charge)
+
+    def admit(self, run: str, address: str, charge: Charge, budget: Budget) -> None:
+        """Raise BudgetExceeded unless the charge fits into the budget beside all others. Call under the lock."""
+        alone = all(r["run"] == run for r in self.releases())
+        adaptive = self.adaptive or not alone or not self._planned(run, address, charge)
+        if delta_of([*self.charges(), charge], budget.epsilon, budget.relation, adaptive) > budget.delta:
+            raise BudgetExceeded(
+                f"refused: with this release the data set would be past epsilon {budget.epsilon:g} at delta "
+                f"{budget.delta:g}, counting all that its ledger holds; raise --epsilon (the total) or stop here"
+            )
+
+    def spent(self, budget: Budget) -> float:
+        """The epsilon that all releases cost together at the budget's delta."""
+        charges = self.charges()
+        return epsilon_of(charges, budget.delta, budget.relation, self.adaptive) if charges else 0.0
+
+    def append(self, record: Record) -> None:
+        """Publish one record, whole or not at all. Call under the lock."""
+        previous = self._records[-1]["hash"] if self._records else ""
+        record = {**record, "hash": _digest(previous, record)}
+        if self.path is not None:
+            lines = [json.dumps(r, separators=(",", ":")) + "\n" for r in (*self._records, record)]
+            write_atomically(self.path, "".join(lines).encode(), mode=0o600)
+        self._records.append(record)
+
+    def load(self) -> Ledger:
+        """Read the file's records; returns itself."""
+        with self.locked():
+            return self
+
+
+def write_atomically(path: Path, content: bytes, mode: int = 0o644) -> None:
+    """Write a file that appears whole: beside its place, fsync, rename, fsync the folder.
+
+    On an error the leftover is removed and what stood at ``path`` is untouched.
+    """
+    beside = path.with_name(f".{path.name}.partial")
+    try:
+        handle = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        beside.rename(path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            beside.unlink()
+        raise
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def _digest(previous: str, record: Record) -> str:
+    plain = json.dumps({k: v for k, v in record.items() if k != "hash"}, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(f"{previous}\n{plain}".encode()).hexdigest()
+
+
+def _read(path: Path) -> list[Record]:
+    records: list[Record] = []
+    previous = ""
+    for number, line in enumerate(path.read_bytes().splitlines(), start=1):
+        try:
+            record = json.loads(line)
+            intact = record["hash"] == _digest(previous, record)
+        except (ValueError, KeyError, TypeError):
+            intact = False
+        if not intact:
+            raise InputError(f"{path}: record {number} was altered or is not a ledger's; restore the original file")
+        previous = record["hash"]
+        records.append(record)
+    if records and (records[0]["type"] != "data" or records[0]["version"] != VERSION):
+        raise InputError(f"{path}: not a ledger of this version")
+    return records

@@ -1,0 +1,122 @@
+"""What may be given away: the synthetic samples, pictures of them, and the certificate."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from simpe import pictures
+from simpe.fingerprint import versions
+from simpe.privacy.ledger import Ledger
+from simpe.private import PrivateData
+from simpe.space import Params
+
+
+@dataclass(frozen=True)
+class Release:
+    """A finished run.
+
+    ``samples`` (n, ...): uint8 for images. ``labels`` int64 (n,): indices into ``classes``, or None. ``params``:
+    the simulator parameters of every sample. ``certificate``: see :func:`certificate`. ``evolution``: samples of the
+    same slots, step by step. ``ledger`` is the operator's and not for release.
+    """
+
+    samples: Tensor
+    labels: Tensor | None
+    params: Params
+    classes: tuple[str, ...]
+    certificate: dict[str, Any]
+    evolution: list[Tensor]
+    ledger: Ledger = field(repr=False)
+
+    def files(self) -> dict[str, bytes]:
+        """The contents of ``release/``: name -> bytes."""
+        kind = "images" if pictures.is_image(self.samples) else "samples"
+        arrays: dict[str, Any] = {kind: self.samples.numpy()}
+        if self.labels is not None:
+            arrays["labels"] = named_labels(self.labels.numpy(), self.classes)
+        arrays |= {f"param_{name}": value.numpy() for name, value in self.params.items()}
+        samples = io.BytesIO()
+        np.savez_compressed(samples, **arrays)
+        return {
+            "samples.npz": samples.getvalue(),
+            "grid.png": _png(pictures.grid(self.samples, self.labels)),
+            "evolution.png": _png(pictures.mosaic(self.evolution)),
+            "certificate.json": (json.dumps(self.certificate, indent=2) + "\n").encode(),
+        }
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write a run folder: ``release/`` to give away, and ``private/`` with the ledger for the operator.
+
+        Raises InputError when the folder exists or cannot be written.
+        """
+        from simpe.store import save_release
+
+        return save_release(Path(path), self)
+
+
+def named_labels(labels: np.ndarray, classes: tuple[str, ...]) -> np.ndarray:
+    """Class indices -> what the classes are called: int64 where every name is a number, else strings."""
+    if all(name.isdecimal() for name in classes):
+        return np.array([int(name) for name in classes], dtype=np.int64)[labels]
+    return np.array(classes)[labels]
+
+
+def certificate(private: PrivateData, public: dict[str, Any]) -> dict[str, Any]:
+    """The guarantee and everything it rests on. Nothing in it derives from private rows without having been paid for.
+
+    ``public`` are the declared public inputs of the run.
+    """
+    budget, ledger = private.budget, private.ledger
+    releases = ledger.releases(private.run)
+    exact = all(record["noise"] == "discrete gaussian" for record in ledger.releases())
+    many = private.unit if private.one_bin else f"{private.unit}, at most {private.k} rows of each"
+    if ledger.runs() > 1:
+        scope = "all runs on this data set's ledger so far; later runs on it add to this"
+    else:
+        scope = "this run alone; runs on the same data add up"
+    claim = f"({budget.epsilon:g}, {budget.delta:g})-differentially private, for neighbouring data sets that "
+    claim += "differ by " + ("adding or removing" if budget.relation == "add_remove" else "replacing") + f" one {many}"
+    return {
+        "format": "simpe certificate 1",
+        "private": exact,
+        "statement": claim if exact else "NOT PRIVATE: noise for tests was used",
+        "epsilon": budget.epsilon,
+        "delta": budget.delta,
+        "spent_epsilon": ledger.spent(budget),
+        "relation": budget.relation,
+        "unit": private.unit,
+        "k": private.k,
+        "sensitivity": {
+            "add_remove": "a unit's integer vector over all bins of a release has L2 norm at most S",
+            "replace_one": "two such vectors differ by at most sqrt(2) S; counted as two",
+        }[budget.relation],
+        "mechanism": "discrete Gaussian on integer counts, secret randomness of the operating system"
+        if exact
+        else "TEST NOISE",
+        "accounting": "zCDP" if ledger.adaptive or not all(c.one_bin for c in ledger.charges()) else "privacy loss distribution",
+        "scope": scope,
+        "charges": [
+            {"release": r["address"], **r["charge"], "noise_multiplier": r["charge"]["sigma"] / r["charge"]["sensitivity"]}
+            for r in releases
+        ],
+        "public_inputs": public,
+        "versions": versions(),
+        "caveats": [
+            "Copying or rolling back the operator's private folder voids this certificate.",
+            "It covers what is in the release folder, not the operator's terminal, timing or private folder.",
+        ],
+    }
+
+
+def _png(image: Any) -> bytes:
+    file = io.BytesIO()
+    image.save(file, format="PNG")
+    return file.getvalue()

@@ -1,0 +1,109 @@
+"""Calling a simulator: in blocks, and, for slow ones, over processes."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from simpe.population import Population
+from simpe.protocols import Embedder, Samples, Simulator
+from simpe.space import Params, ParameterSpace
+
+BLOCK = 4096  # candidates rendered at a time
+Blocks = Callable[[int, int], None]
+
+
+def render(simulator: Simulator, population: Population, progress: Blocks | None = None) -> Tensor:
+    """Samples (n, ...) of a population, on its device."""
+    return torch.cat(list(_blocks(simulator, population, lambda samples: samples, progress)))
+
+
+def render_and_embed(
+    simulator: Simulator, embedder: Embedder, population: Population, progress: Blocks | None = None
+) -> Tensor:
+    """Embedding (n, d) of a population, float32; samples are dropped block by block."""
+    return torch.cat(list(_blocks(simulator, population, lambda samples: embedder(samples).float(), progress)))
+
+
+def _blocks(
+    simulator: Simulator, population: Population, use: Callable[[Tensor], Tensor], progress: Blocks | None
+) -> list[Tensor]:
+    blocks = []
+    device = population.labels.device
+    for start in range(0, max(1, len(population)), BLOCK):
+        part = slice(start, start + BLOCK)
+        p = {name: value[part] for name, value in population.params.items()}
+        samples = simulator.render({**p, "label": population.labels[part]})
+        blocks.append(use(torch.as_tensor(samples, device=device)))
+        if progress is not None:
+            progress(min(start + BLOCK, len(population)), len(population))
+    return blocks
+
+
+class Parallel:
+    """A simulator whose render is spread over processes: for slow ones that do not use torch's threads.
+
+    >>> simulator = Parallel(MySlowSimulator(), processes=8)
+
+    The simulator must be picklable. Processes are spawned, so it may hold a graphics context. Close it, or use it in
+    a ``with`` block, to end the processes.
+    """
+
+    def __init__(self, simulator: Simulator, processes: int):
+        if processes < 1:
+            raise ValueError(f"processes must be at least 1, got {processes}")
+        self.simulator = simulator
+        self.processes = processes
+        self._pool: ProcessPoolExecutor | None = None
+
+    @property
+    def space(self) -> ParameterSpace:
+        """The wrapped simulator's space."""
+        return self.simulator.space
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "simulator":  # while unpickling, before __init__
+            raise AttributeError(name)
+        return getattr(self.simulator, name)
+
+    def render(self, p: Params) -> Samples:
+        """Samples of all rows, each process rendering a slice of them; NumPy."""
+        if self._pool is None:
+            context = multiprocessing.get_context("spawn")
+            self._pool = ProcessPoolExecutor(self.processes, context, _start, (self.simulator,))
+        rows = {name: value.cpu().numpy() for name, value in p.items()}
+        parts = min(self.processes, max(1, len(rows["label"])))
+        split = {name: np.array_split(value, parts) for name, value in rows.items()}
+        jobs = [{name: split[name][i] for name in rows} for i in range(parts)]
+        return np.concatenate(list(self._pool.map(_render, jobs)))
+
+    def close(self) -> None:
+        """End the processes."""
+        if self._pool is not None:
+            self._pool.shutdown()
+            self._pool = None
+
+    def __enter__(self) -> Parallel:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+_simulator: Simulator  # of a worker process
+
+
+def _start(simulator: Simulator) -> None:
+    global _simulator
+    _simulator = simulator
+    torch.set_num_threads(1)
+
+
+def _render(rows: dict[str, np.ndarray]) -> np.ndarray:
+    return np.asarray(_simulator.render({name: torch.from_numpy(value) for name, value in rows.items()}))

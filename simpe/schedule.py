@@ -1,0 +1,107 @@
+"""The schedule of a run: how many steps, how much noise at each, and how many candidates compete.
+
+Everything is fixed by public inputs before the first release, except the number of candidates, which follows from the
+noisy class counts: post-processing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from simpe.errors import InputError
+from simpe.privacy.accounting import Budget, Charge, calibrate
+
+MAX_STEPS = 1000
+MAX_NOISE_MULTIPLIER = 20_000.0
+COUNT_SHARE = 0.05
+
+
+@dataclass(frozen=True)
+class Strategy:
+    """How a run searches. The defaults suit every budget; all of it is public and free.
+
+    - ``elitist``: the best candidates stay and compete with their children (default). False is PE as published:
+      survivors are resampled in proportion to their votes and all replaced by their variations.
+    - ``start``: random candidates for each place at the first step. ``children``: variations of each survivor.
+    - ``clear``: the votes that a place can expect, in noise standard deviations (at least ``votes`` votes).
+    - ``places``: survivors a class, instead of the rule above.
+    - ``strength``, ``decay``: variation at step t is ``strength * decay**t``. ``release_strength``: at the end,
+      when the survivors are spread to the samples asked for.
+    - ``threshold``: in noise standard deviations, taken off the counts before resampling.
+    - ``lookahead``: variations whose mean embedding stands for a candidate; 0 embeds the candidate itself.
+    - ``neighbours``: candidates that each row votes for. ``metric``: l2 or cosine.
+    """
+
+    elitist: bool = True
+    start: int = 10
+    children: int = 3
+    clear: float = 2.0
+    votes: float = 4.0
+    places: int | None = None
+    strength: float = 0.7
+    decay: float = 0.72
+    release_strength: float = 0.5
+    threshold: float = 0.0
+    lookahead: int = 0
+    neighbours: int = 1
+    metric: str = "l2"
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Noise multipliers of a run: of the class counts, and of the votes of each step."""
+
+    count_noise: float
+    vote_noise: tuple[float, ...]
+
+    @property
+    def steps(self) -> int:
+        """Number of steps."""
+        return len(self.vote_noise)
+
+
+def schedule(
+    budget: Budget, steps: int | None = None, *, one_bin: bool = True, spent: Iterable[Charge] = ()
+) -> Schedule:
+    """Split a budget over the class counts (5 % of the precision) and equal steps.
+
+    Without ``steps`` there are four, or as many fewer as the budget can bear (at least one). ``one_bin`` says that a
+    unit is one row with one vote; ``spent`` is what the ledger already holds.
+
+    Raises InputError for more steps than MAX_STEPS, for steps given that need more noise than
+    MAX_NOISE_MULTIPLIER, and for a budget of which nothing is left.
+    """
+    if steps is not None and not 1 <= steps <= MAX_STEPS:
+        raise InputError(f"--steps must lie between 1 and {MAX_STEPS}, got {steps}")
+    spent = tuple(spent)
+    for count in (4, 3, 2, 1) if steps is None else (steps,):
+        each = (1 - COUNT_SHARE) / count
+        try:
+            noise = calibrate(budget, [COUNT_SHARE] + [each] * count, one_bin=one_bin, spent=spent)
+        except ValueError:
+            raise InputError(
+                f"the ledger has already spent epsilon {budget.epsilon:g} at delta {budget.delta:g}; --epsilon is the "
+                "total over all runs on it, so raise it or use another data set"
+            ) from None
+        if noise[1] <= MAX_NOISE_MULTIPLIER:
+            break
+    else:
+        if steps is not None:
+            raise InputError(
+                f"--steps {steps} is more than epsilon {budget.epsilon:g} can bear: each would need noise of "
+                f"{noise[1]:.0f} votes; use fewer steps or more epsilon"
+            )
+    return Schedule(noise[0], tuple(noise[1:]))
+
+
+def places(counts: list[float], noise: float, samples: list[int], strategy: Strategy) -> list[int]:
+    """Survivors of each class: as many as its votes can tell apart from the noise.
+
+    A class of c noisy rows that spreads its votes over p places gives each about c / p. A place is worth keeping when
+    that is ``clear`` noise standard deviations (and ``votes`` votes, where there is hardly any noise), so
+    p = c / max(clear * noise, votes), at least 1 where the class is to be sampled, and never more than its samples.
+    """
+    each = max(strategy.clear * noise, strategy.votes)
+    rule = [c / each if strategy.places is None else strategy.places for c in counts]
+    return [min(n, max(1, round(p))) for p, n in zip(rule, samples, strict=True)]
