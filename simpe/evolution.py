@@ -29,7 +29,7 @@ from simpe.private import PrivateData
 from simpe.protocols import Embedder, Simulator
 from simpe.release import Release, certificate
 from simpe.rendering import render, render_and_embed
-from simpe.schedule import Schedule, Strategy, places, schedule
+from simpe.scheduling import Schedule, Strategy, places, schedule
 from simpe.space import Params
 from simpe.voting import Metric
 

@@ -129,6 +129,10 @@ class Ledger:
         """The charges of every release, or of those of one run."""
         return [Charge(**r["charge"]) for r in self.releases(run)]
 
+    def runs(self) -> int:
+        """How many runs the ledger has served."""
+        return sum(record["type"] == "run" for record in self._records)
+
     @property
     def adaptive(self) -> bool:
         """Whether the releases have to be counted as adaptively chosen: several runs, or releases without a plan."""

@@ -1,0 +1,1 @@
+"""Embedders that come with simpe, one module a kind of sample."""

@@ -1,0 +1,78 @@
+"""simpe: differentially private synthetic data with simulators (Private Evolution).
+
+>>> private = simpe.PrivateData(images, labels, budget=simpe.Budget(epsilon=1, delta=1e-6))
+>>> release = simpe.evolve(Digits(), PixelsAndGradients(), private, samples=60_000, seed=0)
+>>> release.save("runs/digits")
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from simpe.errors import InputError
+    from simpe.evolution import Info, Setup, State, evolve, init, run, step
+    from simpe.privacy.accounting import Budget, Charge, calibrate, delta_of, epsilon_of
+    from simpe.privacy.ledger import BudgetExceeded, Ledger
+    from simpe.private import PrivateData
+    from simpe.protocols import Embedder, Simulator
+    from simpe.release import Release
+    from simpe.rendering import Parallel
+    from simpe.scheduling import Schedule, Strategy, schedule
+    from simpe.space import Categorical, Continuous, Integer, ParameterSpace
+
+# Where each public name lives. They are imported on first use, so that `simpe --help` does not wait for torch.
+_HOMES = {
+    "simpe.errors": ("InputError",),
+    "simpe.evolution": ("Info", "Setup", "State", "evolve", "init", "run", "step"),
+    "simpe.privacy.accounting": ("Budget", "Charge", "calibrate", "delta_of", "epsilon_of"),
+    "simpe.privacy.ledger": ("BudgetExceeded", "Ledger"),
+    "simpe.private": ("PrivateData",),
+    "simpe.protocols": ("Embedder", "Simulator"),
+    "simpe.release": ("Release",),
+    "simpe.rendering": ("Parallel",),
+    "simpe.scheduling": ("Schedule", "Strategy", "schedule"),
+    "simpe.space": ("Categorical", "Continuous", "Integer", "ParameterSpace"),
+}
+_HOME = {name: module for module, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "Budget",
+    "BudgetExceeded",
+    "Categorical",
+    "Charge",
+    "Continuous",
+    "Embedder",
+    "Info",
+    "InputError",
+    "Integer",
+    "Ledger",
+    "Parallel",
+    "ParameterSpace",
+    "PrivateData",
+    "Release",
+    "Schedule",
+    "Setup",
+    "Simulator",
+    "State",
+    "Strategy",
+    "calibrate",
+    "delta_of",
+    "epsilon_of",
+    "evolve",
+    "init",
+    "run",
+    "schedule",
+    "step",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(importlib.import_module(_HOME[name]), name)
+    raise AttributeError(f"module 'simpe' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

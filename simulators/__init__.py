@@ -1,0 +1,1 @@
+"""Simulators that come with simpe, one module a domain."""

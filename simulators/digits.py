@@ -1,0 +1,224 @@
+"""Handwritten digits (and any other characters), drawn from typefaces and pen strokes.
+
+Each sample is one glyph, held as a signed distance field, bent by a biquadratic free-form deformation
+(Sederberg and Parry, SIGGRAPH 1986), drawn with a pen of some width, scaled into the frame and centred by its
+mass, as the digits of MNIST are (LeCun et al., 1998). All arithmetic is element by element, or on whole
+numbers, so that a sample does not depend on the batch that it is drawn in.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import grid_sample
+
+from simpe.embedders.images import PixelsAndGradients
+from simpe.simulators.glyphs import REACH, Atlas, atlas
+from simpe.space import Categorical, Continuous, Params, ParameterSpace
+
+_BLOCK = 256  # rows drawn at a time at 28 x 28; fewer where images are larger
+_PAGE = 2.0  # half the side of the page that a bent glyph is laid out on, in half-heights of the glyph
+_FINE = 24  # smaller frames are drawn larger by a whole factor and averaged, as a scanner does
+
+
+class Digits:
+    """Digits 0-9, or the characters in ``classes``, in many hands.
+
+    >>> digits = Digits()
+    >>> p = digits.space.sample(100, torch.Generator().manual_seed(0))
+    >>> images = digits.render({**p, "label": torch.arange(100) % 10})  # uint8 (100, 28, 28)
+
+    ``size``: pixels, a side or (height, width). ``classes``: single characters, one a class. ``margin``:
+    share of the frame that is left free on each side; 4/28 is MNIST's layout, 0 fills the frame, as
+    scikit-learn's digits do. Ink is centred by mass as far as that keeps it inside the frame. ``fonts``: font
+    files, or folders of them, to add to the built-in faces.
+
+    Raises ValueError for a size, margin or class that cannot be drawn, ImportError (with the package to
+    install) when a typeface is missing, FileNotFoundError for a font that does not exist.
+    """
+
+    def __init__(
+        self,
+        size: int | tuple[int, int] = 28,
+        classes: Sequence[str] = "0123456789",
+        margin: float = 4 / 28,
+        fonts: Sequence[str | Path] = (),
+    ):
+        self.size = (size, size) if isinstance(size, int) else size
+        self.classes = tuple(classes)
+        self.margin = margin
+        if min(self.size) < 4:
+            raise ValueError(f"size must be at least 4 pixels, got {self.size}")
+        if not 0 <= margin < 0.5:
+            raise ValueError(f"margin must be in [0, 0.5), got {margin}")
+        if (
+            not self.classes
+            or len(set(self.classes)) < len(self.classes)
+            or any(len(c) != 1 for c in self.classes)
+        ):
+            raise ValueError("classes must be different single characters, such as '0123456789'")
+        self._fonts = tuple(Path(font) for font in fonts)
+        self.embedder = PixelsAndGradients()
+
+    @cached_property
+    def space(self) -> ParameterSpace:
+        """What varies from sample to sample. Lengths are in half-heights of the glyph unless said
+        otherwise."""
+        return ParameterSpace(
+            face=Categorical(int(self._atlas(torch.device("cpu")).count.max())),
+            aspect=Continuous(0.6, 1.4, log=True),  # width over that of the face
+            slant=Continuous(-0.2, 0.6),  # to the right, per unit of height
+            rotation=Continuous(-0.25, 0.25),  # radians
+            pen=Continuous(0.06, 0.24, log=True),  # half the width of a stroke
+            softness=Continuous(0.8, 1.8),  # width of an edge, pixels
+            scale=Continuous(0.92, 1.04),  # of the ink's larger side, over the frame without its margins
+            warp=Continuous(-0.4, 0.4, size=18),  # (2, 3, 3): where the control points move, x then y
+        )
+
+    def render(self, p: Params) -> Tensor:
+        """Draw n rows: parameters and ``label`` -> uint8 (n, height, width), ink bright on black.
+
+        Deterministic and row by row, bit for bit, on the device of the parameters.
+        """
+        label = p["label"]
+        out = torch.empty((len(label), *self.size), dtype=torch.uint8, device=label.device)
+        rows = max(1, _BLOCK * 28**2 // max(28**2, math.prod(self.size)))
+        with torch.no_grad():
+            for start in range(0, len(label), rows):
+                block = slice(start, start + rows)
+                out[block] = self._draw({name: x[block] for name, x in p.items()})
+        return out
+
+    def public_inputs(self) -> dict[str, Any]:
+        """What the samples are made from: the settings, and every font file with its version and SHA-256."""
+        sources = self._atlas(torch.device("cpu")).sources
+        return {
+            "simulator": "digits",
+            "size": list(self.size),
+            "margin": self.margin,
+            "classes": list(self.classes),
+            "typefaces": [
+                dict(zip(("package", "version", "file", "sha256"), s, strict=True)) for s in sources
+            ],
+        }
+
+    def _atlas(self, device: torch.device) -> Atlas:
+        return atlas(self.classes, self._fonts, device)
+
+    def _draw(self, p: Params) -> Tensor:
+        glyphs = self._atlas(p["label"].device)
+        height, width = self.size
+        fine = math.ceil(_FINE / min(self.size))
+        inner = (1 - 2 * self.margin) * height * fine, (1 - 2 * self.margin) * width * fine
+
+        glyph = glyphs.first[p["label"]] + p["face"] % glyphs.count[p["label"]]
+        own = glyphs.pen[glyph]
+        thicker = torch.maximum(p["pen"] - own, -0.6 * own)  # a pen thinner than that breaks
+        side = max(40, round(1.6 * max(inner)))
+        grid = _bent_grid(p, side + 2) * (_PAGE / REACH * (side + 2) / side)
+        depth = grid_sample(glyphs.fields[glyph][:, None], grid, padding_mode="border", align_corners=False)[
+            :, 0
+        ]
+        page = _distance(depth, side / (4 * _PAGE)) + thicker[:, None, None]
+
+        page[:, [0, -1], :] = page[
+            :, :, [0, -1]
+        ] = -1.0  # what ran off the page is lost, not smeared outwards
+
+        x = _centres(side, page.device) * _PAGE
+        pen = (own + thicker)[:, None]  # distances are too large in the middle of a stroke
+        left, right = _extent(page.amax(1).minimum(pen), x)
+        top, bottom = _extent(page.amax(2).minimum(pen), x)
+        zoom = p["scale"] * torch.minimum(
+            inner[0] / (bottom - top), inner[1] / (right - left)
+        )  # pixels a unit
+        mass = ((0.5 + page * (side / (2 * _PAGE))).clamp(0, 1) * 255).round()
+        columns = _within(_mean(mass.sum(1)), left, right, width * fine / 2 / zoom)
+        rows = _within(_mean(mass.sum(2)), top, bottom, height * fine / 2 / zoom)
+
+        across = (
+            columns[:, None] + _centres(width * fine, page.device) * (width * fine / 2) / zoom[:, None]
+        ) / _PAGE
+        down = (
+            rows[:, None] + _centres(height * fine, page.device) * (height * fine / 2) / zoom[:, None]
+        ) / _PAGE
+        grid = torch.stack(torch.broadcast_tensors(across[:, None, :], down[:, :, None]), dim=3)
+        ink = grid_sample(page[:, None], grid, padding_mode="border", align_corners=False)[:, 0]
+        edge = zoom / (p["softness"] * fine)
+        ink = ((0.5 + ink * edge[:, None, None]).clamp(0, 1) * 255).round()
+        if fine > 1:
+            ink = ink.reshape(-1, height, fine, width, fine).sum((2, 4)).div(fine**2).round()
+        return ink.to(torch.uint8)
+
+
+def _centres(n: int, device: torch.device) -> Tensor:
+    """The centres of n equal cells on -1..1."""
+    return (2 * torch.arange(n, device=device) + 1 - n) / n
+
+
+def _bent_grid(p: Params, side: int) -> Tensor:
+    """Where each point of a (side, side) page lies on the glyph's field: (n, side, side, 2) in -1..1."""
+    # A half-angle tangent gives an exact rotation with + and * alone: a library's sine may differ in its last
+    # bit between the vectorised body and the tail of a batch.
+    half = p["rotation"] / 2 * (1 + p["rotation"] * p["rotation"] / 12)
+    cos, sin = (1 - half * half) / (1 + half * half), 2 * half / (1 + half * half)
+    xx, xy = (cos + p["slant"] * sin) / p["aspect"], (p["slant"] * cos - sin) / p["aspect"]
+    affine = torch.stack([torch.stack([xx, xy], 1), torch.stack([sin, cos], 1)], 1)
+
+    # Control points at -1, 0, 1 that move by the affine map move the whole page by it.
+    device = p["warp"].device
+    ends = torch.tensor([-1.0, 0.0, 1.0], device=device)
+    control = p["warp"].reshape(-1, 2, 3, 3)
+    control = control + affine[:, :, :1, None] * ends + affine[:, :, 1:, None] * ends[:, None]
+    t = (_centres(side, device) + 1) / 2
+    bernstein = (1 - t) * (1 - t), 2 * t * (1 - t), t * t
+    across = _weighted([control[:, :, :, i, None] for i in range(3)], bernstein)  # (n, 2, 3, side)
+    page = _weighted([across[:, :, j, None, :] for j in range(3)], [b[:, None] for b in bernstein])
+    return page.permute(0, 2, 3, 1)
+
+
+def _weighted(parts: Sequence[Tensor], weights: Sequence[Tensor]) -> Tensor:
+    """A weighted sum of three parts in a fixed order, which a matrix product does not promise."""
+    return parts[0] * weights[0] + parts[1] * weights[1] + parts[2] * weights[2]
+
+
+def _distance(depth: Tensor, per_step: float) -> Tensor:
+    """Distances in a bent field (n, s + 2, s + 2), true to first order, so that a pen keeps its width: (n, s,
+    s).
+
+    A distance is divided by its slope on the page, measured over two cells; ``per_step`` turns that into a
+    slope.
+    """
+    dx = (depth[:, 1:-1, 2:] - depth[:, 1:-1, :-2]) * per_step
+    dy = (depth[:, 2:, 1:-1] - depth[:, :-2, 1:-1]) * per_step
+    slope = (dx * dx + dy * dy).sqrt().clamp(0.5, 2)  # it falls to 0 in the middle of a stroke
+    return depth[:, 1:-1, 1:-1] / slope
+
+
+def _extent(depth: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Where the ink begins and ends along x (s,), from the greatest distance in each line (n, s): two of
+    (n,).
+
+    A distance field says more than its grid: near the ink, a depth of d at x reaches to x - d and x + d.
+    """
+    near = depth >= torch.minimum(depth.amax(1, keepdim=True), x[0] - x[1])
+    return (x - depth).where(near, math.inf).amin(1), (x + depth).where(near, -math.inf).amax(1)
+
+
+def _mean(mass: Tensor) -> Tensor:
+    """Centre of mass (n,) of whole-numbered masses (n, s) along a page of half-side _PAGE."""
+    side = mass.shape[1]
+    twice = 2 * torch.arange(side, device=mass.device) + 1 - side
+    whole = mass.long()  # sums of integers are exact in every order
+    return (whole * twice).sum(1).float() / whole.sum(1).clamp(min=1).float() * (_PAGE / side)
+
+
+def _within(centre: Tensor, low: Tensor, high: Tensor, half: Tensor) -> Tensor:
+    """The centre of a frame of half-width ``half`` moved as little as keeps low..high inside it."""
+    return torch.maximum(high - half, torch.minimum(low + half, centre))
