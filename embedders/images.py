@@ -80,7 +80,8 @@ def _in_blocks(embed: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
         images = images[..., None]
     rows = max(1, _BLOCK // math.prod(images.shape[1:]))
     with torch.no_grad():
-        blocks = [embed(x.permute(0, 3, 1, 2).float() / 255) for x in images.split(rows)]
+        starts = range(0, max(1, len(images)), rows)
+        blocks = [embed(images[i : i + rows].permute(0, 3, 1, 2).float() / 255) for i in starts]
     return torch.cat(blocks)
 
 

@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from simpe.embedders.images import PixelsAndGradients
+from simpe.simulators.glyphs import REACH, Atlas, atlas
 from torch import Tensor
 from torch.nn.functional import grid_sample
 
-from simpe.embedders.images import PixelsAndGradients
-from simpe.simulators.glyphs import REACH, Atlas, atlas
-from simpe.space import Categorical, Continuous, Params, ParameterSpace
+from simpe.space import Categorical, Continuous, ParameterSpace, Params
 
 _BLOCK = 256  # rows drawn at a time at 28 x 28; fewer where images are larger
 _PAGE = 2.0  # half the side of the page that a bent glyph is laid out on, in half-heights of the glyph
@@ -148,7 +148,8 @@ class Digits:
         down = (
             rows[:, None] + _centres(height * fine, page.device) * (height * fine / 2) / zoom[:, None]
         ) / _PAGE
-        grid = torch.stack(torch.broadcast_tensors(across[:, None, :], down[:, :, None]), dim=3)
+        shape = len(page), height * fine, width * fine
+        grid = torch.stack([across[:, None, :].expand(shape), down[:, :, None].expand(shape)], dim=3)
         ink = grid_sample(page[:, None], grid, padding_mode="border", align_corners=False)[:, 0]
         edge = zoom / (p["softness"] * fine)
         ink = ((0.5 + ink * edge[:, None, None]).clamp(0, 1) * 255).round()

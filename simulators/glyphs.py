@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from importlib import metadata, resources
 from pathlib import Path
@@ -205,8 +205,13 @@ class Atlas:
 
     def to(self, device: torch.device) -> Atlas:
         """The same atlas on another device."""
-        moved = (x.to(device) for x in (self.fields, self.pen, self.first, self.count))
-        return Atlas(*moved, sources=self.sources)
+        return replace(
+            self,
+            fields=self.fields.to(device),
+            pen=self.pen.to(device),
+            first=self.first.to(device),
+            count=self.count.to(device),
+        )
 
 
 @lru_cache(maxsize=16)
@@ -296,7 +301,7 @@ def _mask(font: ImageFont.FreeTypeFont, character: str) -> npt.NDArray[np.bool_]
     image = Image.new("L", (max(right - left, 1), max(bottom - top, 1)))
     ImageDraw.Draw(image).text((-left, -top), character, fill=255, font=font)
     mask = np.asarray(image) >= 128
-    rows, columns = mask.any(1).nonzero()[0], mask.any(0).nonzero()[0]
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     return mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1] if len(rows) else mask[:0, :0]
 
 
