@@ -67,7 +67,8 @@ def read(path: str | Path, unit: str | None = None, split: str = "train") -> Dat
     - a folder of ``.csv`` files, each one series: its last column, with a header line or without.
 
     ``unit`` names the array of an ``.npz`` that holds each row's privacy unit, (n,) integers or strings.
-    ``split`` is "train" or "test"; only a folder of IDX files has a test split (``t10k`` or ``test``).
+    ``split`` is "train" or "test". Only a folder of IDX files can have a test split (``t10k`` or ``test`` files); what
+    has none is read whole.
 
     Raises InputError, naming the file, where something is missing, damaged, ambiguous or empty.
     """
@@ -83,8 +84,6 @@ def read(path: str | Path, unit: str | None = None, split: str = "train") -> Dat
             raise InputError(f"{source}: {reason}; give {_KINDS}")
         entries = _entries(source) if folder else []
         idx = [entry for entry in entries if _IDX_NAME.search(entry.name) and entry.is_file()]
-    if split == "test" and not idx:
-        raise InputError(f"{source}: has no test split; only a folder of IDX files can have one")
     if unit is not None and not npz:
         raise InputError(f"{source}: has no unit {unit!r}, nor any other; only an .npz file can hold units")
     if bundled:
@@ -150,9 +149,10 @@ def _read_sklearn() -> DataSet:
 
 def _read_idx_folder(folder: Path, files: list[Path], split: str) -> DataSet:
     roles: dict[str, Path] = {}
-    for file in files:
-        match = _IDX_NAME.search(file.name)
-        assert match is not None
+    matches = {file: match for file in files if (match := _IDX_NAME.search(file.name))}
+    if all(match[1].lower() == "train" for match in matches.values()):
+        split = "train"
+    for file, match in matches.items():
         if (match[1].lower() == "train") != (split == "train"):
             continue
         role = match[2].lower()

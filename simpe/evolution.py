@@ -290,9 +290,10 @@ def _lineage(setup: Setup, infos: list[Info], slots: int = 16) -> list[Tensor]:
     last = infos[-1]
     labels = last.candidates.labels[last.survivors]
     first = [int((labels == label).nonzero()[0]) for label in labels.unique().tolist()]
-    rank = torch.arange(len(labels), device=labels.device) - torch.tensor(first, device=labels.device)[
-        torch.searchsorted(labels.unique(), labels)
-    ]
+    rank = (
+        torch.arange(len(labels), device=labels.device)
+        - torch.tensor(first, device=labels.device)[torch.searchsorted(labels.unique(), labels)]
+    )
     index = last.survivors[rank.argsort(stable=True)[:slots]]
     index = index[last.candidates.labels[index].argsort(stable=True)]
     pictures = []

@@ -54,7 +54,10 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Tensor):
         value = value.cpu().numpy()
     if isinstance(value, np.ndarray):
-        return {"sha256": hashlib.sha256(np.ascontiguousarray(value).tobytes()).hexdigest(), "shape": list(value.shape)}
+        return {
+            "sha256": hashlib.sha256(np.ascontiguousarray(value).tobytes()).hexdigest(),
+            "shape": list(value.shape),
+        }
     if isinstance(value, dict):
         return {str(k): _plain(v) for k, v in value.items() if not str(k).startswith("_")}
     if isinstance(value, list | tuple):

@@ -45,7 +45,8 @@ def _cell(sample: Tensor) -> Image.Image:
     heights = (values - low) / (high - low) if high > low else torch.full_like(values, 0.5)
     width, height = _PLOT
     points = [
-        (i * (width - 5) / max(1, len(values) - 1) + 2, (height - 5) * (1 - y) + 2) for i, y in enumerate(heights.tolist())
+        (i * (width - 5) / max(1, len(values) - 1) + 2, (height - 5) * (1 - y) + 2)
+        for i, y in enumerate(heights.tolist())
     ]
     image = Image.new("RGB", _PLOT, (255, 255, 255))
     ImageDraw.Draw(image).line(points, fill=(20, 60, 160), width=1)

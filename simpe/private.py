@@ -162,7 +162,7 @@ class PrivateData:
         return self._samples.dtype
 
     def declare(self, classes: Sequence[str]) -> None:
-        """Declare the classes, in label order; public. Ignored when they were declared before or rows have no labels."""
+        """Declare the classes, in label order; public. Ignored when they were declared before."""
         if self.classes is not None:
             return
         if self._named is None:
@@ -196,7 +196,14 @@ class PrivateData:
         return Charge(noise_multiplier * size, size, one_bin=False)
 
     def noisy_sum(
-        self, query: Query, bins: int, noise_multiplier: float, *, address: str, digest: str = "", one_bin: bool = True
+        self,
+        query: Query,
+        bins: int,
+        noise_multiplier: float,
+        *,
+        address: str,
+        digest: str = "",
+        one_bin: bool = True,
     ) -> NDArray[np.int64]:
         """Noisy sum of bounded integer vectors, one vector a unit: the only way out.
 
@@ -218,7 +225,9 @@ class PrivateData:
         charge = self.charge(noise_multiplier, one_bin)
         size = charge.sensitivity
         if charge.sigma > MAX_SIGMA:
-            raise InputError(f"noise of scale {charge.sigma:.3g} is more than counts can bear; use fewer steps or more epsilon")
+            raise InputError(
+                f"noise of scale {charge.sigma:.3g} is more than counts can bear; use fewer steps or more epsilon"
+            )
         if self._rows is None:
             raise InputError("declare the classes before the first release")
         with self.ledger.locked():
@@ -358,12 +367,19 @@ def _cap(
 
 
 def _fingerprint(
-    key: bytes, samples: NDArray[np.generic], labels: NDArray[np.generic] | None, units: NDArray[np.generic] | None
+    key: bytes,
+    samples: NDArray[np.generic],
+    labels: NDArray[np.generic] | None,
+    units: NDArray[np.generic] | None,
 ) -> str:
     """Keyed fingerprint of the data set; says nothing to anyone without the key."""
     digest = hmac.new(key, digestmod=hashlib.sha256)
     for array in (samples, labels, units):
         if array is not None:
             digest.update(f"{array.dtype.str}{array.shape}".encode())
-            digest.update(np.ascontiguousarray(array).data.cast("B") if array.dtype.kind != "U" else "\x00".join(array.tolist()).encode())
+            digest.update(
+                np.ascontiguousarray(array).data.cast("B")
+                if array.dtype.kind != "U"
+                else "\x00".join(array.tolist()).encode()
+            )
     return digest.hexdigest()

@@ -7,7 +7,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from torch import Tensor
 
-from simpe.space import Params, ParameterSpace
+from simpe.space import ParameterSpace, Params
 
 Samples = Tensor | np.ndarray
 

@@ -13,6 +13,7 @@ import numpy as np
 from torch import Tensor
 
 from simpe import pictures
+from simpe.errors import InputError
 from simpe.fingerprint import versions
 from simpe.privacy.ledger import Ledger
 from simpe.private import PrivateData
@@ -69,6 +70,18 @@ def named_labels(labels: np.ndarray, classes: tuple[str, ...]) -> np.ndarray:
     return np.array(classes)[labels]
 
 
+def read_samples(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
+    """Samples and labels of a release's ``samples.npz``.
+
+    Raises InputError when it is not there.
+    """
+    if not path.is_file():
+        raise InputError(f"{path}: not there; give the folder of a finished run")
+    with np.load(path) as arrays:
+        kind = "images" if "images" in arrays else "samples"
+        return arrays[kind], arrays["labels"] if "labels" in arrays else None
+
+
 def certificate(private: PrivateData, public: dict[str, Any]) -> dict[str, Any]:
     """The guarantee and everything it rests on. Nothing in it derives from private rows without having been paid for.
 
@@ -101,10 +114,16 @@ def certificate(private: PrivateData, public: dict[str, Any]) -> dict[str, Any]:
         "mechanism": "discrete Gaussian on integer counts, secret randomness of the operating system"
         if exact
         else "TEST NOISE",
-        "accounting": "zCDP" if ledger.adaptive or not all(c.one_bin for c in ledger.charges()) else "privacy loss distribution",
+        "accounting": "zCDP"
+        if ledger.adaptive or not all(c.one_bin for c in ledger.charges())
+        else "privacy loss distribution",
         "scope": scope,
         "charges": [
-            {"release": r["address"], **r["charge"], "noise_multiplier": r["charge"]["sigma"] / r["charge"]["sensitivity"]}
+            {
+                "release": r["address"],
+                **r["charge"],
+                "noise_multiplier": r["charge"]["sigma"] / r["charge"]["sensitivity"],
+            }
             for r in releases
         ],
         "public_inputs": public,

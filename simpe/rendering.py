@@ -13,7 +13,7 @@ from torch import Tensor
 
 from simpe.population import Population
 from simpe.protocols import Embedder, Samples, Simulator
-from simpe.space import Params, ParameterSpace
+from simpe.space import ParameterSpace, Params
 
 BLOCK = 4096  # candidates rendered at a time
 Blocks = Callable[[int, int], None]

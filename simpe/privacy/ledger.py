@@ -165,14 +165,12 @@ class Ledger:
         previous = self._records[-1]["hash"] if self._records else ""
         record = {**record, "hash": _digest(previous, record)}
         if self.path is not None:
-            lines = [json.dumps(r, separators=(",", ":")) + "\n" for r in (*self._records, record)]
-            write_atomically(self.path, "".join(lines).encode(), mode=0o600)
+            write_atomically(self.path, _lines([*self._records, record]), mode=0o600)
         self._records.append(record)
 
-    def load(self) -> Ledger:
-        """Read the file's records; returns itself."""
-        with self.locked():
-            return self
+    def copy_to(self, path: Path) -> None:
+        """Write the records of a ledger in memory to a file."""
+        write_atomically(path, _lines(self._records), mode=0o600)
 
 
 def write_atomically(path: Path, content: bytes, mode: int = 0o644) -> None:
@@ -197,6 +195,10 @@ def write_atomically(path: Path, content: bytes, mode: int = 0o644) -> None:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+def _lines(records: list[Record]) -> bytes:
+    return "".join(json.dumps(record, separators=(",", ":")) + "\n" for record in records).encode()
 
 
 def _digest(previous: str, record: Record) -> str:

@@ -1,0 +1,5 @@
+"""``python -m simpe`` is ``simpe``."""
+
+from simpe.cli import main
+
+main()

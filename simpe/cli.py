@@ -1,0 +1,339 @@
+"""The command line. Nothing heavy is imported before a command needs it, so that help answers at once."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from simpe.errors import InputError
+
+if TYPE_CHECKING:
+    from simpe.config import RunConfig
+    from simpe.release import Release
+
+app = typer.Typer(
+    name="simpe",
+    help="""Differentially private synthetic data with simulators.
+
+    A simulator's parameters are drawn at random, rendered, and voted on by the private rows; the noisy votes decide
+    which live on and vary. No private row is trained on, and only noisy counts leave the private side.
+
+    Start with:  [bold]simpe digits --private sklearn --out runs/first[/bold]
+    """,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+PATHS = "a folder of MNIST-style IDX files, an .npz with images and labels, a folder of images in one sub-folder a "
+PATHS += "class, or the word sklearn for scikit-learn's digits"
+
+Private = Annotated[str, typer.Option(help=f"The private rows: {PATHS}.")]
+Epsilon = Annotated[
+    float, typer.Option(help="Privacy budget: smaller is more private. The total, counting all runs on a --ledger.")
+]
+Delta = Annotated[
+    float, typer.Option(help="Probability that the guarantee may fail; keep it well below one over the rows.")
+]
+Steps = Annotated[int | None, typer.Option(help="Steps of evolution.  [default: 4, or what the budget bears]")]
+Relation = Annotated[str, typer.Option(help="What neighbouring data sets are: add_remove or replace_one unit.")]
+Out = Annotated[Path, typer.Option(help="The run folder to make: release/ to give away, private/ to keep.")]
+SaveConfig = Annotated[Path | None, typer.Option(help="Also write the configuration that repeats this command.")]
+Folder = Annotated[Path, typer.Argument(metavar="DIR", help="A run folder.")]
+
+
+@app.command()
+def digits(
+    private: Private,
+    out: Out,
+    epsilon: Epsilon = 1.0,
+    delta: Delta = 1e-6,
+    samples: Annotated[int, typer.Option(help="How many synthetic images to make.")] = 10_000,
+    steps: Steps = None,
+    classes: Annotated[
+        str | None,
+        typer.Option(help="The classes, public: one character each, or separated by commas.  [default: 0123456789]"),
+    ] = None,
+    unit: Annotated[
+        str | None,
+        typer.Option(help="Array of the .npz that names each row's owner: the privacy unit.  [default: a row]"),
+    ] = None,
+    k: Annotated[int, typer.Option("--k", help="Rows that each unit may contribute, at most (with --unit).")] = 1,
+    relation: Relation = "add_remove",
+    size: Annotated[
+        int | None, typer.Option(help="Side of the images to make.  [default: the private images']")
+    ] = None,
+    ledger: Annotated[
+        Path | None, typer.Option(help="A ledger that several runs on the same data share one budget on.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the public randomness; the noise never comes from it.")] = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    save_config: SaveConfig = None,
+) -> None:
+    """Make a private set of handwritten digits (or letters) look-alikes.
+
+    Example:  [bold]simpe digits --private mnist/ --epsilon 1 --out runs/digits[/bold]
+    """
+    from simpe.config import make_config
+
+    _run(
+        make_config(
+            simulator="digits", private=private, out=out, epsilon=epsilon, delta=delta, samples=samples, steps=steps,
+            classes=classes, unit=unit, k=k, relation=relation, size=size, ledger=ledger, seed=seed, device=device,
+        ),
+        save_config,
+    )  # fmt: skip
+
+
+@app.command()
+def run(
+    config: Annotated[Path, typer.Argument(metavar="CONFIG.toml", help="A configuration, as --save-config writes it.")],
+    out: Annotated[Path | None, typer.Option(help="Another run folder than the configuration names.")] = None,
+    save_config: SaveConfig = None,
+) -> None:
+    """Make a data set with any simulator, as a configuration says.
+
+    The configuration names what the options of other commands name, and simulator = "module:Name" for your own.
+    """
+    from simpe.config import read_config
+
+    read = read_config(config)
+    _run(read if out is None else read.model_copy(update={"out": out}), save_config)
+
+
+@app.command()
+def resume(folder: Folder) -> None:
+    """Continue a run that was stopped, from where it was. Nothing is drawn or spent twice."""
+    from simpe.runs import resume
+
+    with _Progress() as progress:
+        release = resume(folder, progress=progress)
+    if release is None:
+        print(f"{folder} is finished already: {folder / 'release'}")
+    else:
+        _conclude(folder, release)
+
+
+@app.command()
+def evaluate(
+    folder: Folder,
+    against: Annotated[
+        str, typer.Option(help=f"What to compare the release with: {PATHS}. Test files, where there are some.")
+    ],
+    task: Annotated[str | None, typer.Option(help="classify: train a classifier on the release and test it.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the classifier.")] = 0,
+) -> None:
+    """Measure a release against real rows. The figures are not private: they go to DIR/private/ and to you."""
+    from simpe import metrics, store
+    from simpe.data import read
+    from simpe.release import read_samples
+
+    if task not in (None, "classify"):
+        raise InputError(f"--task must be classify, got {task!r}")
+    samples, labels = read_samples(folder / "release" / "samples.npz")
+    reference = read(against, split="test")
+    with _Progress() as progress:
+        found = metrics.evaluate(
+            samples, labels, reference.samples, reference.labels, task=task, seed=seed, progress=progress
+        )
+    text = json.dumps({"against": against, "private": False, **found}, indent=2)
+    where = store.write_private(folder, "metrics.json", text + "\n")
+    print(text)
+    _say(f"Not private where the reference is not public. Also in {where}")
+
+
+@app.command()
+def check(
+    name: Annotated[str, typer.Argument(metavar="MODULE:NAME", help="A simulator or an embedder (class or function).")],
+    fit: Annotated[
+        str | None,
+        typer.Option(metavar="PATH", help=f"Public samples that the simulator should be able to make: {PATHS}."),
+    ] = None,
+) -> None:
+    """Check a simulator or an embedder of your own: shapes, ranges, determinism, independence of rows.
+
+    With --fit, also evolve it, without noise, towards public samples and say what distance remains.
+    """
+    from simpe import check as checks
+    from simpe.data import read
+    from simpe.plugins import make
+
+    plugin = make(name, "simpe.simulators")
+    simulates = hasattr(plugin, "render") or hasattr(plugin, "space")
+    if not simulates and not callable(plugin):
+        raise InputError(f"{name} is neither a simulator (space and render) nor an embedder (a function)")
+    findings = checks.check_simulator(plugin) if simulates else checks.check_embedder(plugin)
+    console = _console()
+    for finding in findings:
+        mark = "[green]ok[/green]  " if finding.ok else "[red]fail[/red]"
+        console.print(f"{mark} {finding.check}", end="" if finding.message else "\n", highlight=False)
+        if finding.message:
+            console.print(f": {finding.message}", markup=False, highlight=False)
+    failed = sum(not finding.ok for finding in findings)
+    if failed:
+        _say(f"{failed} of {len(findings)} checks failed")
+        raise typer.Exit(1)
+    print(f"{name}: all {len(findings)} checks passed")
+    if fit is not None:
+        if not simulates:
+            raise InputError("--fit needs a simulator")
+        public = read(fit)
+        with _Progress() as progress:
+            found = checks.fit(plugin, public.samples, public.labels, progress=progress)
+        print(found)
+
+
+@app.command(name="list")
+def list_() -> None:
+    """List the simulators and embedders that are installed."""
+    from rich.table import Table
+
+    from simpe.plugins import GROUPS, available
+
+    table = Table("kind", "name", "defined in", "package", box=None)
+    for group in GROUPS:
+        for name, point in available(group).items():
+            table.add_row(
+                group.removeprefix("simpe.").rstrip("s"), name, point.value, point.dist.name if point.dist else ""
+            )
+    _console().print(table)
+
+
+@app.command()
+def budget(
+    epsilon: Epsilon = 1.0,
+    delta: Delta = 1e-6,
+    steps: Steps = None,
+    relation: Relation = "add_remove",
+    units: Annotated[bool, typer.Option("--units", help="For units that own many rows.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Show what a budget buys: the noise of each step, and what every further step costs."""
+    from simpe.privacy.accounting import Budget, Charge, epsilon_of
+    from simpe.scheduling import MAX_STEPS, schedule
+
+    try:
+        total = Budget(epsilon, delta, relation)  # type: ignore[arg-type]
+    except ValueError as error:
+        raise InputError(f"--{error}") from None
+    plan = schedule(total, steps, one_bin=not units)
+    charges = [Charge(z, 1, not units) for z in (plan.count_noise, *plan.vote_noise)]
+    after = [epsilon_of(charges[: i + 1], delta, total.relation) for i in range(len(charges))]
+    names = ["class counts"] + [f"votes of step {t + 1}" for t in range(plan.steps)]
+    rows = [
+        {"release": name, "sigma": charge.noise_multiplier, "epsilon_so_far": spent}
+        for name, charge, spent in zip(names, charges, after, strict=True)
+    ]
+    further = {
+        t: schedule(total, t, one_bin=not units).vote_noise[0]
+        for t in range(plan.steps + 1, min(MAX_STEPS, plan.steps + 4) + 1)
+    }
+    if as_json:
+        print(json.dumps({"epsilon": epsilon, "delta": delta, "relation": relation, "steps": plan.steps,
+                          "releases": rows, "sigma_with_more_steps": further}, indent=2))  # fmt: skip
+        return
+    from rich.table import Table
+
+    table = Table("release", "sigma (votes)", "epsilon so far", box=None)
+    for row in rows:
+        table.add_row(str(row["release"]), f"{row['sigma']:.4f}", f"{row['epsilon_so_far']:.4f}")
+    console = _console()
+    console.print(f"epsilon {epsilon:g}, delta {delta:g}, {relation}, {plan.steps} steps\n", highlight=False)
+    console.print(table)
+    base = plan.vote_noise[0]
+    console.print("\nWith more steps, each has more noise:", highlight=False)
+    for t, sigma in further.items():
+        console.print(f"  {t} steps: sigma {sigma:.4f} ({100 * (sigma / base - 1):+.1f} %)", highlight=False)
+
+
+def _run(config: RunConfig, save_config: Path | None) -> None:
+    from simpe import runs
+
+    if save_config is not None:
+        if save_config.exists():
+            raise InputError(f"--save-config {save_config}: exists already; choose another name")
+        save_config.write_text(config.to_toml())
+    with _Progress() as progress:
+        release = runs.start(config, progress=progress)
+    _conclude(config.out, release)
+
+
+def _conclude(folder: Path, release: Release) -> None:
+    print(f"{len(release.samples)} samples, {release.certificate['statement']}.")
+    print(f"  to give away:  {folder / 'release'}  (look at {folder / 'release' / 'grid.png'})")
+    print(f"  to keep:       {folder / 'private'}")
+
+
+class _Progress:
+    """A progress bar on a terminal, a line for each thing begun elsewhere; both on standard error."""
+
+    def __enter__(self) -> _Progress:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+        console = Console(stderr=True)
+        self._bar = (
+            Progress(TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), console=console)
+            if console.is_terminal
+            else None
+        )
+        self._what = ""
+        if self._bar:
+            self._bar.start()
+        return self
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        if what != self._what:
+            self._what = what
+            if self._bar:
+                self._task = self._bar.add_task(what, total=total)
+            else:
+                _say(what)
+        if self._bar:
+            self._bar.update(self._task, completed=done, total=total)
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar:
+            self._bar.stop()
+
+
+def _console() -> Any:
+    from rich.console import Console
+
+    return Console(soft_wrap=True)
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def main() -> None:
+    """Entry point. Exit codes: 0 done, 1 a check or target failed, 2 bad input."""
+    arguments = sys.argv[1:] or ["--help"]
+    try:
+        code = app(arguments, prog_name="simpe", standalone_mode=False)
+    except InputError as error:
+        code = _fail(str(error))
+    except KeyboardInterrupt:
+        code = _fail("interrupted; continue with: simpe resume DIR", 130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        code = _fail(f"{where}{error.strerror or error}; mend that, then continue a run with: simpe resume DIR")
+    except Exception as error:
+        if not hasattr(error, "format_message"):  # not a usage error of the command line
+            raise
+        code = _fail(error.format_message())
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _fail(message: str, code: int = 2) -> int:
+    _say(f"simpe: error: {message}")
+    return code

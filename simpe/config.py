@@ -1,0 +1,104 @@
+"""The configuration of a run: one validated model behind every command that makes a data set."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from simpe.errors import InputError
+from simpe.privacy.accounting import Relation
+from simpe.scheduling import MAX_STEPS, Strategy
+
+
+class RunConfig(BaseModel):
+    """Everything that repeats a run. The field names are the options of the command line.
+
+    ``simulator`` and ``embedder`` are names from ``simpe list`` or ``module:Name``; ``options`` are passed to the
+    simulator's constructor. ``run`` is set by simpe in a run folder and identifies the run on its ledger.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    simulator: str = "digits"
+    embedder: str | None = None
+    private: str
+    epsilon: float = Field(gt=0, allow_inf_nan=False)
+    delta: float = Field(default=1e-6, gt=0, lt=1)
+    relation: Relation = "add_remove"
+    out: Path
+    samples: int = Field(default=10_000, ge=1)
+    steps: int | None = Field(default=None, ge=1, le=MAX_STEPS)
+    classes: tuple[str, ...] | None = None
+    unit: str | None = None
+    k: int = Field(default=1, ge=1)
+    size: int | None = Field(default=None, ge=4, le=1024)
+    ledger: Path | None = None
+    seed: int = Field(default=0, ge=0)
+    device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?|mps)$")
+    options: dict[str, Any] = {}
+    strategy: Strategy = Strategy()
+    run: str | None = None
+
+    @field_validator("classes", mode="before")
+    @classmethod
+    def _split(cls, value: Any) -> Any:
+        """``0,1,2`` or, without commas, ``012``: one character a class."""
+        if isinstance(value, str):
+            return tuple(part.strip() for part in value.split(",")) if "," in value else tuple(value)
+        return value
+
+    @model_validator(mode="after")
+    def _fits(self) -> RunConfig:
+        if self.unit is None and self.k != 1:
+            raise ValueError("k caps the rows of a unit: name the column with --unit too")
+        if self.classes is not None and (len(set(self.classes)) < len(self.classes) or "" in self.classes):
+            raise ValueError("classes must be different, non-empty names")
+        return self
+
+    def to_toml(self) -> str:
+        """The configuration as TOML; reading it back gives the same run."""
+        return tomli_w.dumps(self.model_dump(mode="json", exclude_none=True, exclude_defaults=True))
+
+
+def make_config(**values: Any) -> RunConfig:
+    """A configuration from options; those that are None take their default.
+
+    Raises InputError naming the option.
+    """
+    try:
+        return RunConfig(**{name: value for name, value in values.items() if value is not None})
+    except ValidationError as error:
+        raise InputError(_explain(error, "--")) from None
+
+
+def read_config(path: Path) -> RunConfig:
+    """Read a TOML file.
+
+    Raises InputError naming the file and the field.
+    """
+    try:
+        return RunConfig(**tomllib.loads(path.read_text()))
+    except ValidationError as error:
+        raise InputError(f"{path}: {_explain(error, '')}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, TypeError) as error:
+        raise InputError(f"{path}: not a configuration in TOML ({str(error).splitlines()[0]})") from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); give a configuration file") from None
+
+
+def _explain(error: ValidationError, prefix: str) -> str:
+    first = error.errors()[0]
+    name = ".".join(str(part) for part in first["loc"])
+    said = first["msg"].removeprefix("Value error, ")
+    said = said[0].lower() + said[1:]
+    if not name:
+        return said
+    if first["type"] == "missing":
+        return f"{prefix}{name} is missing: give it"
+    if first["type"] == "extra_forbidden":
+        return f"{prefix}{name} is not an option of a run: remove it"
+    return f"{prefix}{name}: {said}, got {first['input']!r}"

@@ -1,0 +1,152 @@
+"""From a configuration to a finished run folder, and back to one after a crash."""
+
+from __future__ import annotations
+
+import secrets
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from simpe import data, store
+from simpe.config import RunConfig, read_config
+from simpe.errors import InputError
+from simpe.evolution import Progress, evolve, flatten
+from simpe.plugins import make
+from simpe.privacy.accounting import Budget
+from simpe.privacy.ledger import Ledger
+from simpe.private import PrivateData, TestNoise
+from simpe.protocols import Embedder, Simulator
+from simpe.release import Release
+from simpe.scheduling import schedule
+
+
+def start(config: RunConfig, *, progress: Progress | None = None, noise: TestNoise | None = None) -> Release:
+    """Begin a run in a new folder ``config.out`` and carry it to its release.
+
+    Everything that can be wrong with the input is found before the folder is made. ``noise`` replaces the secret noise
+    in tests; the certificate then says NOT PRIVATE.
+
+    Raises InputError.
+    """
+    store.refuse_existing(config.out)
+    rows = data.read(config.private, unit=config.unit)
+    config = _settled(config, rows)
+    parts = _parts(config, rows)
+    device = _device(config.device)
+    # A shared ledger can refuse before there is a folder; an own one has room for any schedule that exists.
+    private = None if config.ledger is None else _door(config, rows, Ledger(config.ledger), noise)
+    one_bin = config.unit is None and config.strategy.neighbours == 1
+    schedule(_budget(config), config.steps, one_bin=one_bin, spent=private.ledger.charges() if private else ())
+    store.create_run(config.out, config.to_toml(), config.ledger)
+    private = private or _door(config, rows, store.open_ledger(config.out), noise)
+    return _carry_on(config, private, parts, device, progress)
+
+
+def resume(folder: Path, *, progress: Progress | None = None, noise: TestNoise | None = None) -> Release | None:
+    """Continue the run in a folder from wherever it stopped; None, and nothing changed, when it is finished.
+
+    Releases that the ledger holds are replayed, never drawn again, so the result equals that of an uninterrupted run.
+
+    Raises InputError when the folder is no run, or its data, ledger or configuration are no longer the same.
+    """
+    if not (folder / "private" / store.CONFIG).is_file():
+        raise InputError(f"{folder}: not a run folder (no private/{store.CONFIG}); give the folder of a run")
+    if store.finished(folder):
+        return None
+    config = read_config(folder / "private" / store.CONFIG)
+    config = config.model_copy(update={"out": folder})
+    rows = data.read(config.private, unit=config.unit)
+    parts, device = _parts(config, rows), _device(config.device)
+    private = _door(config, rows, store.open_ledger(folder), noise)
+    return _carry_on(config, private, parts, device, progress)
+
+
+def _settled(config: RunConfig, rows: data.DataSet) -> RunConfig:
+    """The configuration with every choice that depends on the input's public schema made, so that it repeats."""
+    options = dict(config.options)
+    if config.simulator == "digits":
+        if config.classes is not None:
+            options.setdefault("classes", list(config.classes))
+        if config.private == "sklearn":
+            options.setdefault("margin", 0.0)  # these digits fill their frame
+        height, width = rows.samples.shape[1:3] if rows.samples.ndim >= 3 else (28, 28)
+        side = (28, 28) if config.private == "sklearn" else (int(height), int(width))
+        side = side if config.size is None else (config.size, config.size)
+        options.setdefault("size", side[0] if side[0] == side[1] else list(side))
+    elif config.size is not None:
+        options.setdefault("size", config.size)
+    private = config.private if config.private == "sklearn" else str(Path(config.private).resolve())
+    ledger = None if config.ledger is None else config.ledger.resolve()
+    return config.model_copy(
+        update={"options": options, "private": private, "ledger": ledger, "run": secrets.token_hex(8)}
+    )
+
+
+def _parts(config: RunConfig, rows: data.DataSet) -> tuple[Simulator, Embedder]:
+    """Simulator and embedder; images of different sizes are compared at the smaller."""
+    simulator: Simulator = make(config.simulator, "simpe.simulators", _tuples(config.options))
+    embedder: Any = None
+    if config.embedder is not None:
+        embedder = make(config.embedder, "simpe.embedders")
+    embedder = embedder or getattr(simulator, "embedder", None) or flatten
+    size = getattr(simulator, "size", None)
+    if hasattr(embedder, "at_size") and isinstance(size, tuple) and rows.samples.ndim >= 3:
+        embedder = embedder.at_size(tuple(min(a, b) for a, b in zip(size, rows.samples.shape[1:3], strict=True)))
+    return simulator, embedder
+
+
+def _tuples(options: dict[str, Any]) -> dict[str, Any]:
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in options.items()}
+
+
+def _budget(config: RunConfig) -> Budget:
+    return Budget(config.epsilon, config.delta, config.relation)
+
+
+def _door(config: RunConfig, rows: data.DataSet, ledger: Ledger, noise: TestNoise | None) -> PrivateData:
+    return PrivateData(
+        rows.samples,
+        rows.labels,
+        budget=_budget(config),
+        classes=config.classes or rows.classes,
+        units=rows.units,
+        k=config.k,
+        unit=config.unit,
+        ledger=ledger,
+        noise=noise,
+    )
+
+
+def _carry_on(
+    config: RunConfig,
+    private: PrivateData,
+    parts: tuple[Simulator, Embedder],
+    device: torch.device,
+    progress: Progress | None,
+) -> Release:
+    store.log(config.out, "begun or resumed")
+    release = evolve(
+        *parts,
+        private,
+        samples=config.samples,
+        steps=config.steps,
+        strategy=config.strategy,
+        seed=config.seed,
+        device=device,
+        run_id=config.run,
+        progress=progress,
+    )
+    store.write_release(config.out, release)
+    store.log(config.out, "released")
+    return release
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise InputError("--device cuda: torch finds no CUDA device here; use --device cpu")
+    if name == "mps" and not torch.backends.mps.is_available():
+        raise InputError("--device mps: torch finds no MPS device here; use --device cpu")
+    return torch.device(name)
