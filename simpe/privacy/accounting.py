@@ -33,7 +33,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from scipy.optimize import minimize_scalar
+from scipy.optimize import brentq, minimize_scalar
 
 from simpe.privacy.mechanism import TAIL
 
@@ -118,7 +118,7 @@ def epsilon_of(
 ) -> float:
     """The smallest epsilon (rounded up) such that the charges together are (epsilon, delta)-DP."""
     charges = tuple(charges)
-    return _smallest(lambda epsilon: delta_of(charges, epsilon, relation, adaptive) <= delta, start=1.0)
+    return _smallest(lambda epsilon: _log_ratio(delta_of(charges, epsilon, relation, adaptive), delta), start=1.0)
 
 
 def delta_of_zcdp(rho: float, epsilon: float) -> float:
@@ -212,12 +212,12 @@ def calibrate(
     def multipliers(scale: float) -> list[float]:
         return [scale * math.sqrt(total / share) for share in shares]
 
-    def affordable(scale: float) -> bool:
+    def overspent(scale: float) -> float:
         releases = tuple(Charge(sigma, 1, one_bin) for sigma in multipliers(scale))
-        return delta_of(spent + releases, budget.epsilon, budget.relation, adaptive) <= budget.delta
+        return _log_ratio(delta_of(spent + releases, budget.epsilon, budget.relation, adaptive), budget.delta)
 
     guess = 1 / math.sqrt(2 * _rho_for(budget))
-    return multipliers(_smallest(affordable, start=guess))
+    return multipliers(_smallest(overspent, start=guess))
 
 
 def _rho_for(budget: Budget) -> float:
@@ -226,19 +226,26 @@ def _rho_for(budget: Budget) -> float:
     return (math.sqrt(budget.epsilon + log) - math.sqrt(log)) ** 2
 
 
-def _smallest(holds: Callable[[float], bool], start: float) -> float:
-    """The smallest x > 0, to a relative 1e-7 and from above, for which an eventually true predicate holds."""
+def _log_ratio(delta: float, allowed: float) -> float:
+    """How far delta is past what is allowed, in the logarithm; above 0 exactly where it is."""
+    ratio = math.log(max(delta, 1e-300) / allowed)
+    return max(ratio, 1e-16) if delta > allowed else min(ratio, 0.0)
+
+
+def _smallest(excess: Callable[[float], float], start: float) -> float:
+    """The smallest x > 0, to a relative 1e-7 and from above, past which a falling function is at most 0."""
     high = start
-    while not holds(high):
+    while excess(high) > 0:
         high *= 2
         if high > 1e12:
             raise ValueError("no finite value is enough")
     low = high / 2
-    while holds(low):
+    while excess(low) <= 0:
         high, low = low, low / 2
         if high < 1e-12:
             return high
-    while high - low > 1e-7 * high:
-        middle = (low + high) / 2
-        low, high = (low, middle) if holds(middle) else (middle, high)
-    return high
+    x = float(brentq(excess, low, high, xtol=1e-8 * low, rtol=1e-8))
+    beyond = 1e-8
+    while excess(x) > 0:  # the root was met from below, or the function jumps there
+        x, beyond = min(high, x * (1 + beyond)), 2 * beyond
+    return x
