@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-_BLOCK = 2**20  # pixels embedded at a time, so that memory stays bounded
+_BLOCK = 2**18  # pixels embedded at a time, so that memory stays bounded
 _SMALL = 16  # frames with a shorter side are first doubled: their strokes are too thin for a gradient
 _CELL = 4  # pixels along a cell of the gradient histograms, while there are no more than _CELLS along a side
 _CELLS = 7
@@ -49,7 +49,8 @@ class PixelsAndGradients:
 
         def embed(x: Tensor) -> Tensor:
             if self.size is not None:
-                x = _area_resized(x, _pair(self.size))
+                height, width = _pair(self.size)
+                x = _resampled(x, _areas(x.shape[-2], height), _areas(x.shape[-1], width))
             return torch.cat([_blurred_pixels(x) * self.pixels_weight, _oriented_gradients(x)], dim=1)
 
         return _in_blocks(embed, images)
@@ -97,7 +98,7 @@ def _oriented_gradients(x: Tensor) -> Tensor:
     height, width = x.shape[1:]
     if min(height, width) < _SMALL:
         height, width = 2 * height, 2 * width
-        x = _along(_along(x, 1, _tents(height // 2, height)), 2, _tents(width // 2, width))
+        x = _pooled(x, height, width)
     x = pad(x, (1, 1, 1, 1))
     gx, gy = x[:, 1:-1, 2:] - x[:, 1:-1, :-2], x[:, 2:, 1:-1] - x[:, :-2, 1:-1]
     east, west, south, north = (g.clamp(min=0) for g in (gx, -gx, gy, -gy))
@@ -124,14 +125,12 @@ def _row_sums(x: Tensor) -> Tensor:
 
 def _pooled(x: Tensor, height: int, width: int) -> Tensor:
     """Overlapping means (..., h, w) -> (..., height, width)."""
-    return _along(_along(x, x.ndim - 1, _tents(x.shape[-1], width)), x.ndim - 2, _tents(x.shape[-2], height))
+    return _resampled(x, _tents(x.shape[-2], height), _tents(x.shape[-1], width))
 
 
-def _area_resized(x: Tensor, size: tuple[int, int]) -> Tensor:
-    """Area averages (..., h, w) -> (..., *size)."""
-    return _along(
-        _along(x, x.ndim - 1, _areas(x.shape[-1], size[1])), x.ndim - 2, _areas(x.shape[-2], size[0])
-    )
+def _resampled(x: Tensor, rows: Band, columns: Band) -> Tensor:
+    """(..., h, w) -> (..., height, width), first down the columns: whole lines move faster."""
+    return _along(_along(x, x.ndim - 2, rows), x.ndim - 1, columns)
 
 
 Band = tuple[tuple[tuple[int, ...], tuple[float, ...]], ...]
@@ -155,17 +154,13 @@ def _along(x: Tensor, dim: int, band: Band) -> Tensor:
 def _tents(n: int, m: int) -> Band:
     """n samples -> m overlapping linear (tent) means; interpolation where m > n, a light blur where m = n."""
     reach = max(n / m, 1.0) if m != n else 1.5
-    return _band(
-        [[max(0.0, 1 - abs((j + 0.5) * n / m - (i + 0.5)) / reach) for i in range(n)] for j in range(m)]
-    )
+    return _band([[max(0.0, 1 - abs((j + 0.5) * n / m - (i + 0.5)) / reach) for i in range(n)] for j in range(m)])
 
 
 @lru_cache(maxsize=256)
 def _areas(n: int, m: int) -> Band:
     """n samples -> the means over m equal areas."""
-    return _band(
-        [[max(0.0, min((j + 1) * n / m, i + 1) - max(j * n / m, i)) for i in range(n)] for j in range(m)]
-    )
+    return _band([[max(0.0, min((j + 1) * n / m, i + 1) - max(j * n / m, i)) for i in range(n)] for j in range(m)])
 
 
 def _band(matrix: list[list[float]]) -> Band:
@@ -176,9 +171,7 @@ def _band(matrix: list[list[float]]) -> Band:
     terms = []
     for b in range(width):
         index = tuple(min(f + b, n - 1) for f in first)
-        weight = tuple(
-            row[f + b] / sum(row) if f + b < n else 0.0 for row, f in zip(matrix, first, strict=True)
-        )
+        weight = tuple(row[f + b] / sum(row) if f + b < n else 0.0 for row, f in zip(matrix, first, strict=True))
         terms.append((index, weight))
     return tuple(terms)
 

@@ -57,11 +57,7 @@ class Digits:
             raise ValueError(f"size must be at least 4 pixels, got {self.size}")
         if not 0 <= margin < 0.5:
             raise ValueError(f"margin must be in [0, 0.5), got {margin}")
-        if (
-            not self.classes
-            or len(set(self.classes)) < len(self.classes)
-            or any(len(c) != 1 for c in self.classes)
-        ):
+        if not self.classes or len(set(self.classes)) < len(self.classes) or any(len(c) != 1 for c in self.classes):
             raise ValueError("classes must be different single characters, such as '0123456789'")
         self._fonts = tuple(Path(font) for font in fonts)
         self.embedder = PixelsAndGradients()
@@ -72,13 +68,13 @@ class Digits:
         otherwise."""
         return ParameterSpace(
             face=Categorical(int(self._atlas(torch.device("cpu")).count.max())),
-            aspect=Continuous(0.6, 1.4, log=True),  # width over that of the face
+            aspect=Continuous(0.6, 1.35, log=True),  # width over that of the face
             slant=Continuous(-0.2, 0.6),  # to the right, per unit of height
-            rotation=Continuous(-0.25, 0.25),  # radians
-            pen=Continuous(0.06, 0.24, log=True),  # half the width of a stroke
-            softness=Continuous(0.8, 1.8),  # width of an edge, pixels
+            rotation=Continuous(-0.25, 0.25),  # radians, anticlockwise
+            pen=Continuous(0.07, 0.3, log=True),  # half the width of a stroke
+            softness=Continuous(0.8, 1.6),  # width of an edge, pixels
             scale=Continuous(0.92, 1.04),  # of the ink's larger side, over the frame without its margins
-            warp=Continuous(-0.4, 0.4, size=18),  # (2, 3, 3): where the control points move, x then y
+            warp=Continuous(-0.35, 0.35, size=18),  # (2, 3, 3): where the control points move, x then y
         )
 
     def render(self, p: Params) -> Tensor:
@@ -103,59 +99,48 @@ class Digits:
             "size": list(self.size),
             "margin": self.margin,
             "classes": list(self.classes),
-            "typefaces": [
-                dict(zip(("package", "version", "file", "sha256"), s, strict=True)) for s in sources
-            ],
+            "typefaces": [dict(zip(("package", "version", "file", "sha256"), s, strict=True)) for s in sources],
         }
 
     def _atlas(self, device: torch.device) -> Atlas:
         return atlas(self.classes, self._fonts, device)
 
     def _draw(self, p: Params) -> Tensor:
+        """One block: bend the glyphs onto a page, see where their ink lies, and draw that part of the page."""
         glyphs = self._atlas(p["label"].device)
         height, width = self.size
-        fine = math.ceil(_FINE / min(self.size))
-        inner = (1 - 2 * self.margin) * height * fine, (1 - 2 * self.margin) * width * fine
+        fine = max(1, round(_FINE / min(self.size)))
+        height, width = height * fine, width * fine
+        inner_height, inner_width = height * (1 - 2 * self.margin), width * (1 - 2 * self.margin)
 
         glyph = glyphs.first[p["label"]] + p["face"] % glyphs.count[p["label"]]
         own = glyphs.pen[glyph]
-        thicker = torch.maximum(p["pen"] - own, -0.6 * own)  # a pen thinner than that breaks
-        side = max(40, round(1.6 * max(inner)))
-        grid = _bent_grid(p, side + 2) * (_PAGE / REACH * (side + 2) / side)
-        depth = grid_sample(glyphs.fields[glyph][:, None], grid, padding_mode="border", align_corners=False)[
-            :, 0
-        ]
-        page = _distance(depth, side / (4 * _PAGE)) + thicker[:, None, None]
+        pen = torch.maximum(p["pen"], 0.4 * own)  # thinned further, a face breaks
+        side = max(40, round(1.6 * max(inner_height, inner_width)))
+        page = _page(p, glyphs.fields[glyph], side) + (pen - own)[:, None, None]
+        page[:, [0, -1], :] = -1.0  # what runs off the page is cut there, not smeared outwards
+        page[:, :, [0, -1]] = -1.0
 
-        page[:, [0, -1], :] = page[
-            :, :, [0, -1]
-        ] = -1.0  # what ran off the page is lost, not smeared outwards
-
-        x = _centres(side, page.device) * _PAGE
-        pen = (own + thicker)[:, None]  # distances are too large in the middle of a stroke
-        left, right = _extent(page.amax(1).minimum(pen), x)
-        top, bottom = _extent(page.amax(2).minimum(pen), x)
-        zoom = p["scale"] * torch.minimum(
-            inner[0] / (bottom - top), inner[1] / (right - left)
-        )  # pixels a unit
+        # The ink's larger side fits the frame; its centre of mass is the frame's, or as near as keeps it inside.
+        left, right = _extent(page.amax(1), pen)
+        top, bottom = _extent(page.amax(2), pen)
+        zoom = p["scale"] * torch.minimum(inner_height / (bottom - top), inner_width / (right - left))
         mass = ((0.5 + page * (side / (2 * _PAGE))).clamp(0, 1) * 255).round()
-        columns = _within(_mean(mass.sum(1)), left, right, width * fine / 2 / zoom)
-        rows = _within(_mean(mass.sum(2)), top, bottom, height * fine / 2 / zoom)
+        across = _line(_within(_mean(mass.sum(1)), left, right, width / zoom), width, zoom)
+        down = _line(_within(_mean(mass.sum(2)), top, bottom, height / zoom), height, zoom)
 
-        across = (
-            columns[:, None] + _centres(width * fine, page.device) * (width * fine / 2) / zoom[:, None]
-        ) / _PAGE
-        down = (
-            rows[:, None] + _centres(height * fine, page.device) * (height * fine / 2) / zoom[:, None]
-        ) / _PAGE
-        shape = len(page), height * fine, width * fine
+        shape = (len(page), height, width)
         grid = torch.stack([across[:, None, :].expand(shape), down[:, :, None].expand(shape)], dim=3)
-        ink = grid_sample(page[:, None], grid, padding_mode="border", align_corners=False)[:, 0]
-        edge = zoom / (p["softness"] * fine)
-        ink = ((0.5 + ink * edge[:, None, None]).clamp(0, 1) * 255).round()
+        depth = _sampled(page, grid) * (zoom / (p["softness"] * fine))[:, None, None]
+        ink = ((0.5 + depth).clamp(0, 1) * 255).round()
         if fine > 1:
-            ink = ink.reshape(-1, height, fine, width, fine).sum((2, 4)).div(fine**2).round()
+            ink = (ink.reshape(-1, height // fine, fine, width // fine, fine).sum((2, 4)) / fine**2).round()
         return ink.to(torch.uint8)
+
+
+def _sampled(field: Tensor, grid: Tensor) -> Tensor:
+    """Read fields (n, s, s) at points (n, h, w, 2) of -1..1, x first: (n, h, w)."""
+    return grid_sample(field[:, None], grid, padding_mode="border", align_corners=False)[:, 0]
 
 
 def _centres(n: int, device: torch.device) -> Tensor:
@@ -163,21 +148,37 @@ def _centres(n: int, device: torch.device) -> Tensor:
     return (2 * torch.arange(n, device=device) + 1 - n) / n
 
 
+def _line(centre: Tensor, pixels: int, zoom: Tensor) -> Tensor:
+    """Where the pixels of a line lie on the page (n, pixels), in -1..1, around ``centre`` (n,)."""
+    offset = _centres(pixels, centre.device) * (pixels / 2)
+    return (centre[:, None] + offset / zoom[:, None]) / _PAGE
+
+
+def _page(p: Params, fields: Tensor, side: int) -> Tensor:
+    """The glyphs turned, slanted and bent: distances on a page (n, side, side) of half-side _PAGE."""
+    grid = _bent_grid(p, side + 2) * (_PAGE / REACH * (side + 2) / side)
+    depth = _sampled(fields, grid)
+    # A distance over its slope on the page is a distance there, to first order: so a pen keeps its width where
+    # the glyph is stretched. The slope falls to 0 in the middle of a stroke.
+    dx = (depth[:, 1:-1, 2:] - depth[:, 1:-1, :-2]) * (side / (4 * _PAGE))
+    dy = (depth[:, 2:, 1:-1] - depth[:, :-2, 1:-1]) * (side / (4 * _PAGE))
+    return depth[:, 1:-1, 1:-1] / (dx * dx + dy * dy).sqrt().clamp(0.5, 2)
+
+
 def _bent_grid(p: Params, side: int) -> Tensor:
-    """Where each point of a (side, side) page lies on the glyph's field: (n, side, side, 2) in -1..1."""
-    # A half-angle tangent gives an exact rotation with + and * alone: a library's sine may differ in its last
-    # bit between the vectorised body and the tail of a batch.
+    """Where each point of a page lies on the unbent one: (n, side, side, 2), in -1..1 of it."""
+    # The tangent of the half angle, to third order, gives a true rotation from + - * / alone. A library's sine may
+    # differ in its last bit between the body and the tail of a vectorised loop, so between rows of a batch.
     half = p["rotation"] / 2 * (1 + p["rotation"] * p["rotation"] / 12)
     cos, sin = (1 - half * half) / (1 + half * half), 2 * half / (1 + half * half)
-    xx, xy = (cos + p["slant"] * sin) / p["aspect"], (p["slant"] * cos - sin) / p["aspect"]
-    affine = torch.stack([torch.stack([xx, xy], 1), torch.stack([sin, cos], 1)], 1)
+    slant, aspect = p["slant"], p["aspect"]
+    x = torch.stack([(cos + slant * sin) / aspect, sin], dim=1)[:, :, None]  # where the axes of the page lie
+    y = torch.stack([(slant * cos - sin) / aspect, cos], dim=1)[:, :, None]
 
-    # Control points at -1, 0, 1 that move by the affine map move the whole page by it.
-    device = p["warp"].device
-    ends = torch.tensor([-1.0, 0.0, 1.0], device=device)
-    control = p["warp"].reshape(-1, 2, 3, 3)
-    control = control + affine[:, :, :1, None] * ends + affine[:, :, 1:, None] * ends[:, None]
-    t = (_centres(side, device) + 1) / 2
+    # Control points at -1, 0, 1: moved by a linear map, they move the whole page by it.
+    ends = torch.tensor([-1.0, 0.0, 1.0], device=half.device)
+    control = p["warp"].reshape(-1, 2, 3, 3) + (x * ends)[:, :, None, :] + (y * ends)[:, :, :, None]
+    t = (_centres(side, half.device) + 1) / 2
     bernstein = (1 - t) * (1 - t), 2 * t * (1 - t), t * t
     across = _weighted([control[:, :, :, i, None] for i in range(3)], bernstein)  # (n, 2, 3, side)
     page = _weighted([across[:, :, j, None, :] for j in range(3)], [b[:, None] for b in bernstein])
@@ -189,26 +190,14 @@ def _weighted(parts: Sequence[Tensor], weights: Sequence[Tensor]) -> Tensor:
     return parts[0] * weights[0] + parts[1] * weights[1] + parts[2] * weights[2]
 
 
-def _distance(depth: Tensor, per_step: float) -> Tensor:
-    """Distances in a bent field (n, s + 2, s + 2), true to first order, so that a pen keeps its width: (n, s,
-    s).
+def _extent(depth: Tensor, pen: Tensor) -> tuple[Tensor, Tensor]:
+    """Where the ink begins and ends, from the greatest depth in each line of the page (n, s): two of (n,).
 
-    A distance is divided by its slope on the page, measured over two cells; ``per_step`` turns that into a
-    slope.
+    Distances say more than their grid: near the ink, a depth of d at x reaches to x - d and x + d.
     """
-    dx = (depth[:, 1:-1, 2:] - depth[:, 1:-1, :-2]) * per_step
-    dy = (depth[:, 2:, 1:-1] - depth[:, :-2, 1:-1]) * per_step
-    slope = (dx * dx + dy * dy).sqrt().clamp(0.5, 2)  # it falls to 0 in the middle of a stroke
-    return depth[:, 1:-1, 1:-1] / slope
-
-
-def _extent(depth: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Where the ink begins and ends along x (s,), from the greatest distance in each line (n, s): two of
-    (n,).
-
-    A distance field says more than its grid: near the ink, a depth of d at x reaches to x - d and x + d.
-    """
+    x = _centres(depth.shape[1], depth.device) * _PAGE
     near = depth >= torch.minimum(depth.amax(1, keepdim=True), x[0] - x[1])
+    depth = torch.minimum(depth, pen[:, None])  # a depth is too large where its slope was near 0
     return (x - depth).where(near, math.inf).amin(1), (x + depth).where(near, -math.inf).amax(1)
 
 
@@ -220,6 +209,6 @@ def _mean(mass: Tensor) -> Tensor:
     return (whole * twice).sum(1).float() / whole.sum(1).clamp(min=1).float() * (_PAGE / side)
 
 
-def _within(centre: Tensor, low: Tensor, high: Tensor, half: Tensor) -> Tensor:
-    """The centre of a frame of half-width ``half`` moved as little as keeps low..high inside it."""
-    return torch.maximum(high - half, torch.minimum(low + half, centre))
+def _within(centre: Tensor, low: Tensor, high: Tensor, length: Tensor) -> Tensor:
+    """The centre of a frame of some length, moved as little as keeps low..high inside it."""
+    return torch.maximum(high - length / 2, torch.minimum(low + length / 2, centre))

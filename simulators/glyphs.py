@@ -290,10 +290,7 @@ def _outlines(path: Path, cut: str | None, classes: tuple[str, ...]) -> list[Ten
         font.set_variation_by_name(cut)
     missing = _mask(font, "\U0010ffff")
     glyphs = (_mask(font, character) for character in classes)
-    return [
-        None if g.size == 0 or not g.any() or np.array_equal(g, missing) else _field_of_mask(g)
-        for g in glyphs
-    ]
+    return [None if g.size == 0 or not g.any() or np.array_equal(g, missing) else _field_of_mask(g) for g in glyphs]
 
 
 def _mask(font: ImageFont.FreeTypeFont, character: str) -> npt.NDArray[np.bool_]:
