@@ -38,8 +38,10 @@ def versions() -> dict[str, str]:
 
 
 def _version(module: str) -> str | None:
-    packages = metadata.packages_distributions().get(module.split(".")[0], [])
-    return metadata.version(packages[0]) if packages else None
+    try:
+        return metadata.version(module.split(".")[0])
+    except metadata.PackageNotFoundError:
+        return None
 
 
 def _source(kind: Any) -> str | None:

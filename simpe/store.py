@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
 import shutil
 import time
 from collections.abc import Iterator
@@ -25,8 +24,9 @@ LEDGER = "ledger.jsonl"
 @contextlib.contextmanager
 def _appearing(folder: Path) -> Iterator[Path]:
     """A folder under construction beside its place; renamed there at the end, removed on an error."""
-    beside = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.partial")
+    beside = folder.with_name(f".{folder.name}.partial")
     try:
+        shutil.rmtree(beside, ignore_errors=True)  # of a run that was killed here
         beside.mkdir(parents=True)
         yield beside
         for path in [*beside.rglob("*"), beside]:

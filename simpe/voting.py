@@ -8,6 +8,7 @@ what bounds the sensitivity of the votes to one unit.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Literal
 
@@ -20,6 +21,7 @@ Progress = Callable[[int, int], None]
 _ROWS = 1024  # rows by
 _CANDIDATES = 8192  # candidates, the block of scores held at a time
 _GROUP = 32  # candidates that share a minimum; only promising groups are looked into
+_FAR = 2.0**60  # norm of a row, in units of the largest candidate, past which float32 is of no use
 _PAIRS = 2**22  # float64 values held at a time while near-ties are settled
 
 
@@ -30,12 +32,14 @@ def nearest(rows: Tensor, candidates: Tensor, k: int = 1, metric: Metric = "l2")
     Distance is the float64 Euclidean one, or, for ``cosine``, that between the rows scaled to unit length (a zero
     row stays zero). k is at most m.
 
-    Raises ValueError when shapes do not fit.
+    Raises ValueError when shapes do not fit or a value is not finite.
     """
     if rows.ndim != 2 or candidates.ndim != 2 or rows.shape[1] != candidates.shape[1]:
         raise ValueError(f"rows {tuple(rows.shape)} and candidates {tuple(candidates.shape)} do not fit")
     if not 1 <= k <= len(candidates):
         raise ValueError(f"k must lie between 1 and the number of candidates {len(candidates)}, got {k}")
+    if not (rows.isfinite().all() and candidates.isfinite().all()):
+        raise ValueError("rows and candidates must be finite")
     prepared = _Candidates(candidates, metric)
     found = [prepared.nearest(rows[i : i + _ROWS], k) for i in range(0, len(rows), _ROWS)]
     return torch.cat(found) if found else torch.empty((0, k), dtype=torch.int64, device=rows.device)
@@ -67,25 +71,33 @@ def nearest_within_labels(
 
 
 class _Candidates:
-    """Candidates prepared for the score |c|^2 / 2 - x.c, which orders them as the distance to x does."""
+    """Candidates prepared for the score |c|^2 / 2 - x.c, which orders them as the distance to x does.
+
+    They are centred and scaled to length 1 at most, rows alike: that changes no order, shrinks the rounding errors, and
+    keeps float32 from running over or under whatever the scale of the embedding.
+    """
 
     def __init__(self, candidates: Tensor, metric: Metric):
         self.metric = metric
         self.original = candidates
-        # Subtracting a common point changes no distance and shrinks the rounding errors.
         exact = _prepare(candidates, metric)
         self.centre = exact.mean(dim=0)
         exact = exact - self.centre
-        norms = exact.square().sum(dim=1)
+        largest = exact.square().sum(dim=1).max().sqrt()
+        self.length = torch.where(largest > 0, largest, 1.0)
+        exact = exact / self.length
         pad = -len(candidates) % _GROUP
-        self.half_norms = torch.nn.functional.pad((norms / 2).float(), (0, pad), value=torch.inf)
+        half_norms = exact.square().sum(dim=1) / 2
+        self.half_norms = torch.nn.functional.pad(half_norms.float(), (0, pad), value=torch.inf)
         self.values = torch.nn.functional.pad(exact.float(), (0, 0, 0, pad))
-        self.largest = float(norms.max().sqrt())
 
     def nearest(self, rows: Tensor, k: int) -> Tensor:
-        exact = _prepare(rows, self.metric) - self.centre
-        tolerance = 2 * self._error(exact)
-        x = exact.float()
+        exact = (_prepare(rows, self.metric) - self.centre) / self.length
+        norm = exact.square().sum(dim=1, keepdim=True).sqrt()
+        # So far out that rounding decides between all candidates: compare them all.
+        far = norm > _FAR
+        x = exact.where(~far, 0.0).float()
+        tolerance = torch.where(far, torch.inf, 2 * _error(norm, rows.shape[1], rows.device)).float()
         # 1. The k smallest group minima bound the k-th smallest score from above; keep the groups within
         #    twice the error of that bound, and of these the scores that are.
         bound = torch.full((len(rows), k), torch.inf, device=rows.device)
@@ -101,7 +113,7 @@ class _Candidates:
             member, place = (scores <= (bound[row, -1:] + tolerance[row])).nonzero(as_tuple=True)
             kept.append((row[member], start + group[member] * _GROUP + place, scores[member, place]))
         row, index, score = (torch.cat(parts) for parts in zip(*kept, strict=True))
-        near = score <= bound[row, -1] + tolerance[row, 0]
+        near = (score <= bound[row, -1] + tolerance[row, 0]) & (index < len(self.original))
         row, index = row[near], index[near]
         # 2. Order what is left by exact distance, then index; a single contender needs no comparison.
         contested = torch.bincount(row, minlength=len(rows))[row] > 1
@@ -116,17 +128,21 @@ class _Candidates:
         first = torch.searchsorted(row, torch.arange(len(rows), device=rows.device))
         return index[first[:, None] + torch.arange(k, device=rows.device)]
 
-    def _error(self, exact: Tensor) -> Tensor:
-        """Bound (n, 1) on the error of a score, whatever the order in which the product is summed.
 
-        A float32 dot product of d terms errs by at most d u |x| |c| / (1 - d u) (Higham, Accuracy and Stability of
-        Numerical Algorithms, 3.1), with u the unit roundoff; rounding the inputs, the norm and the final
-        subtraction adds a few u of the same terms, and the tenth covers the second order.
-        """
-        dims = exact.shape[1]
-        u = _roundoff(exact.device)
-        norm = exact.square().sum(dim=1, keepdim=True).sqrt() * self.largest + self.largest**2 / 2
-        return (1.1 * (dims + 8) * u / (1 - dims * u) * norm).float()
+def _error(norm: Tensor, dims: int, device: torch.device) -> Tensor:
+    """Bound (n, 1) on the error of a score of rows of this norm, whatever the order in which the product is summed.
+
+    A float32 dot product of d terms errs by at most d u |x| |c| / (1 - d u) (Higham, Accuracy and Stability of
+    Numerical Algorithms, 3.1), with u the unit roundoff; rounding the inputs, the norm and the final subtraction
+    adds a few u of the same terms, and the tenth covers the second order. The last term is the error of the float64
+    distance itself, so that whatever could win by that is compared too.
+    """
+    u, inputs = 2.0**-24, 0.0
+    if not _full_precision(device):
+        # Inputs are cut to as few as 8 bits; sums stay float32, though they may be truncated.
+        u, inputs = 2.0**-23, 2.0**-6
+    relative = 1.1 * ((dims + 8) * u / (1 - dims * u) + inputs)
+    return relative * (norm + 0.5) + (math.log2(dims) + 8) * 2.0**-53 * (norm + 1).square()
 
 
 def _prepare(x: Tensor, metric: Metric) -> Tensor:
@@ -152,9 +168,11 @@ def _sum_in_order(x: Tensor) -> Tensor:
     return x[:, 0]
 
 
-def _roundoff(device: torch.device) -> float:
-    """Unit roundoff of a float32 matrix product under torch's current settings."""
-    exact = torch.get_float32_matmul_precision() == "highest"
-    if device.type == "cuda":
-        exact = exact and not torch.backends.cuda.matmul.allow_tf32
-    return 2.0**-24 if exact else 2.0**-8
+def _full_precision(device: torch.device) -> bool:
+    """Whether torch's current settings keep float32 matrix products in float32."""
+    try:
+        if torch.get_float32_matmul_precision() != "highest":
+            return False
+        return device.type != "cuda" or not torch.backends.cuda.matmul.allow_tf32
+    except RuntimeError:  # torch refuses to say once its newer per-backend settings were used
+        return False

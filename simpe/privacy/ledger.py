@@ -60,6 +60,7 @@ class Ledger:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX)
             self._held = True
+            _partial(self.path).unlink(missing_ok=True)  # a record that was never published: nobody may see it
             self._records = _read(self.path) if self.path.exists() else []
             yield
         finally:
@@ -178,7 +179,7 @@ def write_atomically(path: Path, content: bytes, mode: int = 0o644) -> None:
 
     On an error the leftover is removed and what stood at ``path`` is untouched.
     """
-    beside = path.with_name(f".{path.name}.partial")
+    beside = _partial(path)
     try:
         handle = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
         with os.fdopen(handle, "wb") as file:
@@ -195,6 +196,10 @@ def write_atomically(path: Path, content: bytes, mode: int = 0o644) -> None:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+def _partial(path: Path) -> Path:
+    return path.with_name(f".{path.name}.partial")
 
 
 def _lines(records: list[Record]) -> bytes:

@@ -2,13 +2,15 @@
 
 The discrete Gaussian N_Z(0, sigma^2) has mass proportional to exp(-x^2 / (2 sigma^2)) on the integers (Canonne,
 Kamath and Steinke, NeurIPS 2020). It is drawn here by inverting a table of its distribution function, held as
-192-bit fixed-point numbers: 64 random bits pick the entry, and the rare draw that those 64 bits cannot decide
-is settled by 128 more. Two things keep the table from being the distribution itself, and both are accounted for:
+fixed-point numbers of 192 bits or more: 64 random bits pick the entry, and the rare draw that those 64 bits cannot
+decide is settled by all the others. Two things keep the table from being the distribution itself, and both are
+accounted for:
 
 - it stops at |x| <= K, beyond which lies a mass of at most ``TAIL`` even after a shift by the sensitivity
   (charged to delta, see :mod:`simpe.privacy.accounting`);
-- its entries are rounded to 2^-192, which moves a probability ratio by a factor of at most 1 + 2^-80, far below
-  the margin by which accounting rounds against itself.
+- its entries are rounded, to 80 bits below the smallest probability in it; that moves a probability ratio by a factor
+  of at most 1 + 2^-78, far below the margin by which accounting rounds against itself. (Small noise has very small
+  probabilities: 192 bits would give 0 to some of them, and a ratio of infinity.)
 """
 
 from __future__ import annotations
@@ -29,7 +31,10 @@ TAIL = 2.0**-100
 MAX_SIGMA = 2.0**17
 """Largest noise scale that the table sampler takes (about 1.6 million entries)."""
 
-_BITS = 192  # fixed-point precision of the distribution function
+FINEST = 2.0**-7
+"""Smallest noise multiplier that the table sampler takes: one release at it costs epsilon 8192."""
+
+_PRECISION = 80  # bits that the smallest probability in the table has at least
 _GUARD = 128  # further bits while it is being computed
 
 Words = Callable[[int], bytes]
@@ -47,20 +52,27 @@ def support(sigma: float, sensitivity: int = 1) -> int:
     return math.ceil(sigma * math.sqrt(2 * nats)) + sensitivity
 
 
+def _bits(sigma: float, bound: int) -> int:
+    """Fixed-point precision of the distribution function: a multiple of 64, at least 192."""
+    smallest = bound**2 / (2 * sigma**2 * math.log(2)) + math.log2(1 + 3 * sigma)  # -log2 of P(|X| = bound), or more
+    return max(192, 64 * math.ceil((_PRECISION + smallest) / 64))
+
+
 @functools.lru_cache(maxsize=8)
 def _table(sigma: float, bound: int, lead: int) -> tuple[NDArray[np.uint64], bytes]:
-    """Distribution function of |X| on 0..bound: its leading ``lead`` bits, and all of its 192 bits big-endian.
+    """Distribution function of |X| on 0..bound: its leading ``lead`` bits, and all of its bits big-endian.
 
     With r = exp(-1 / (2 sigma^2)), mass(m) = r^(m^2) follows by mass(m + 1) = mass(m) * r^(2m + 1): two
-    multiplications an entry. Each truncation loses one unit in 2^-320, so the error of entry m is below
-    m^2 * 2^-320 < 2^-276 absolute.
+    multiplications an entry. Each truncation loses one unit in the last of the 128 guard bits, so the error of entry m
+    is below m^2 of them, or 2^-84 of what the table keeps.
     """
-    one = 1 << (_BITS + _GUARD)
-    with mpmath.workprec(_BITS + 2 * _GUARD):
+    bits = _bits(sigma, bound)
+    one = 1 << (bits + _GUARD)
+    with mpmath.workprec(bits + 2 * _GUARD):
         exact = Fraction(sigma) ** 2
         ratio = mpmath.exp(mpmath.mpf(-exact.denominator) / (2 * exact.numerator))
         step = int(mpmath.floor(ratio * one))
-    shift = _BITS + _GUARD
+    shift = bits + _GUARD
     square = step * step >> shift
     mass, cumulative = one, one
     sums = [one]
@@ -69,11 +81,11 @@ def _table(sigma: float, bound: int, lead: int) -> tuple[NDArray[np.uint64], byt
         step = step * square >> shift
         cumulative += 2 * mass
         sums.append(cumulative)
-    full = 1 << _BITS
-    function = [(s << _BITS) // cumulative for s in sums[:-1]] + [full]
-    # P(|X| <= m) as thresholds; the last is 2^192, which no draw reaches, so it is stored as 2^192 - 1.
-    stored = b"".join(min(f, full - 1).to_bytes(_BITS // 8, "big") for f in function)
-    words = np.frombuffer(stored, dtype=">u8").reshape(-1, _BITS // 64)[:, 0].astype(np.uint64)
+    full = 1 << bits
+    function = [(s << bits) // cumulative for s in sums[:-1]] + [full]
+    # P(|X| <= m) as thresholds; the last is 1, which no draw reaches, so it is stored as all ones.
+    stored = b"".join(min(f, full - 1).to_bytes(bits // 8, "big") for f in function)
+    words = np.frombuffer(stored, dtype=">u8").reshape(-1, bits // 64)[:, 0].astype(np.uint64)
     return words >> np.uint64(64 - lead), stored
 
 
@@ -86,28 +98,28 @@ def discrete_gaussian(
     source of random bytes; anything but the operating system's voids the guarantee. ``lead`` is the number of
     bits tried before more are drawn (smaller values exist to test the refinement).
 
-    Raises ValueError unless 0 < sigma <= MAX_SIGMA.
+    Raises ValueError unless FINEST * sensitivity <= sigma <= MAX_SIGMA.
     """
-    if not 0 < sigma <= MAX_SIGMA:
-        raise ValueError(f"sigma must lie in (0, {MAX_SIGMA:g}], got {sigma}")
+    if not FINEST * sensitivity <= sigma <= MAX_SIGMA:
+        raise ValueError(f"sigma must lie in [{FINEST * sensitivity:g}, {MAX_SIGMA:g}], got {sigma}")
     leading, stored = _table(sigma, support(sigma, sensitivity), lead)
+    size = len(stored) // len(leading)
     drawn = np.frombuffer(words(8 * n), dtype=">u8").astype(np.uint64) >> np.uint64(64 - lead)
     # The draw U falls on the first entry with U < F. Entries whose leading bits exceed U's surely qualify, those
     # below surely do not; only equal leading bits need the rest of U.
     magnitude = np.searchsorted(leading, drawn, side="left")
     undecided = np.flatnonzero(leading[np.minimum(magnitude, len(leading) - 1)] == drawn)
     magnitude = magnitude.astype(np.int64)
-    rest = _BITS - lead
+    rest = 8 * size - lead
     for i in undecided:
-        low = int.from_bytes(words(_BITS // 8), "big") & ((1 << rest) - 1)
-        magnitude[i] = _first_above(stored, (int(drawn[i]) << rest) | low, int(magnitude[i]))
+        low = int.from_bytes(words(size), "big") & ((1 << rest) - 1)
+        magnitude[i] = _first_above(stored, size, (int(drawn[i]) << rest) | low, int(magnitude[i]))
     negative = np.unpackbits(np.frombuffer(words((n + 7) // 8), dtype=np.uint8), count=n).astype(bool)
     return np.where(negative, -magnitude, magnitude)
 
 
-def _first_above(stored: bytes, value: int, start: int) -> int:
-    """Index of the first stored 192-bit entry above ``value``, searching from ``start``; the last has them all."""
-    size = _BITS // 8
+def _first_above(stored: bytes, size: int, value: int, start: int) -> int:
+    """Index of the first entry of ``size`` bytes above ``value``, searching from ``start``; the last has them all."""
     last = len(stored) // size - 1
     while start < last and int.from_bytes(stored[start * size : (start + 1) * size], "big") <= value:
         start += 1
