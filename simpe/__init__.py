@@ -11,6 +11,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from simpe.check import check_embedder, check_simulator
     from simpe.errors import InputError
     from simpe.evolution import Info, Setup, State, evolve, init, run, step
     from simpe.privacy.accounting import Budget, Charge, calibrate, delta_of, epsilon_of
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 # Where each public name lives. They are imported on first use, so that `simpe --help` does not wait for torch.
 _HOMES = {
+    "simpe.check": ("check_embedder", "check_simulator"),
     "simpe.errors": ("InputError",),
     "simpe.evolution": ("Info", "Setup", "State", "evolve", "init", "run", "step"),
     "simpe.privacy.accounting": ("Budget", "Charge", "calibrate", "delta_of", "epsilon_of"),
@@ -58,6 +60,8 @@ __all__ = [
     "State",
     "Strategy",
     "calibrate",
+    "check_embedder",
+    "check_simulator",
     "delta_of",
     "epsilon_of",
     "evolve",

@@ -169,6 +169,8 @@ def _told(error: Exception) -> str:
         return f"{text}; rows hold the parameters of the space and 'label', nothing else"
     if "device" in str(error):
         return f"{text}; make tensors on the device of the input (device=x.device)"
+    if "when training" in str(error):
+        return f"{text}; a network embeds in evaluation mode: call .eval()"
     if "requires grad" in str(error):
         return f"{text}; work under torch.no_grad()"
     return text
