@@ -22,6 +22,21 @@ class Oscillator:
         return p["amplitude"][:, None] * torch.exp(-p["damping"][:, None] * t) * wave
 
 
+class Patches:
+    """Two classes of 4 x 4 images, drawn by NumPy: a bright left or right half of some level."""
+
+    classes = ("left", "right")
+    space = ParameterSpace(level=Continuous(0, 255), edge=Continuous(0, 60))
+
+    def render(self, p):
+        level, edge = np.asarray(p["level"]), np.asarray(p["edge"])
+        images = np.repeat(edge[:, None, None], 4, axis=1).repeat(4, axis=2)
+        for label, columns in enumerate((slice(0, 2), slice(2, 4))):
+            rows = np.flatnonzero(np.asarray(p["label"]) == label)
+            images[rows, :, columns] += level[rows, None, None] * 0.75
+        return images.clip(0, 255).astype(np.uint8)
+
+
 def addressed_noise(sigma, n, address):
     """Test noise that depends on its address alone."""
     seed = int.from_bytes(address.encode(), "big") % 2**63

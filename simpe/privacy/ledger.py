@@ -158,8 +158,12 @@ class Ledger:
 
     def spent(self, budget: Budget) -> float:
         """The epsilon that all releases cost together at the budget's delta."""
-        charges = self.charges()
-        return epsilon_of(charges, budget.delta, budget.relation, self.adaptive) if charges else 0.0
+        charges, adaptive = self.charges(), self.adaptive
+        if not charges:
+            return 0.0
+        spent = epsilon_of(charges, budget.delta, budget.relation, adaptive)
+        within = delta_of(charges, budget.epsilon, budget.relation, adaptive) <= budget.delta
+        return min(spent, budget.epsilon) if within else spent  # epsilon_of rounds up
 
     def append(self, record: Record) -> None:
         """Publish one record, whole or not at all. Call under the lock."""

@@ -1,0 +1,249 @@
+"""The engine: what it converges to, what it replays, and what it never does."""
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+import torch
+from support import Oscillator, Patches, addressed_noise, no_noise
+
+import simpe
+from simpe import Budget, Categorical, Continuous, InputError, Parallel, ParameterSpace, PrivateData, Strategy, evolve
+from simpe.evolution import Setup, flatten, init, step
+from simpe.scheduling import MAX_NOISE_MULTIPLIER, Schedule, places, schedule
+from simpe.voting import nearest
+
+
+def patches(n=400, seed=0):
+    rng = np.random.default_rng(seed)
+    label = rng.integers(0, 2, n)
+    p = {
+        "level": torch.from_numpy(rng.normal(200, 5, n)),
+        "edge": torch.from_numpy(rng.normal(20, 2, n)),
+        "label": torch.from_numpy(label),
+    }
+    return Patches().render(p), np.array(["left", "right"])[label]
+
+
+def distance(a, b):
+    a, b = a.flatten(1).float(), b.flatten(1).float()
+    return float((a - b[nearest(a, b)[:, 0]]).norm(dim=1).mean())
+
+
+@pytest.mark.parametrize("elitist", [True, False])
+@pytest.mark.parametrize("lookahead", [0, 3])
+def test_without_noise_the_release_comes_close_to_the_rows_and_random_does_not(series, elitist, lookahead):
+    private = PrivateData(series, budget=Budget(1.0), noise=no_noise)
+    strategy = Strategy(
+        elitist=elitist, lookahead=lookahead, places=20, start=20, children=5, decay=0.5, release_strength=0.02
+    )
+    release = evolve(Oscillator(), None, private, samples=200, steps=8, strategy=strategy)
+    random = Oscillator.space.sample(200, torch.Generator().manual_seed(0))
+    start = distance(Oscillator().render(random), torch.from_numpy(series))
+    end = distance(release.samples, torch.from_numpy(series))
+    assert end < 0.4 * start
+
+
+def test_classes_keep_to_themselves_and_their_shares():
+    images, labels = patches()
+    private = PrivateData(images, labels, budget=Budget(50.0), noise=no_noise)
+    release = evolve(Patches(), None, private, samples=100, strategy=Strategy(release_strength=0.02, decay=0.5))
+    assert release.labels is not None
+    share = float((release.labels == 1).float().mean())
+    assert abs(share - float((labels == "right").mean())) <= 0.01
+    bright = release.samples.float()
+    right = release.labels == 1
+    assert bool((bright[right][:, :, 2:].mean((1, 2)) > bright[right][:, :, :2].mean((1, 2))).all())
+    assert set(np.load(__import__("io").BytesIO(release.files()["samples.npz"]))["labels"]) == {"left", "right"}
+
+
+def test_the_same_seed_and_noise_give_the_same_release_and_another_seed_does_not(series):
+    def once(seed):
+        return evolve(
+            Oscillator(), None, PrivateData(series, budget=Budget(1.0), noise=addressed_noise), samples=50, seed=seed
+        )
+
+    assert torch.equal(once(1).samples, once(1).samples)
+    assert not torch.equal(once(1).samples, once(2).samples)
+
+
+def test_secret_noise_differs_from_run_to_run_at_one_seed(series):
+    def once():
+        private = PrivateData(series, budget=Budget(1.0))
+        evolve(Oscillator(), None, private, samples=5, seed=1, steps=1)
+        return private.ledger.releases()[-1]["counts"]
+
+    assert once() != once()
+
+
+def test_all_charges_together_use_the_budget_and_no_more(series):
+    for relation in ("add_remove", "replace_one"):
+        private = PrivateData(series, budget=Budget(0.7, 1e-5, relation))
+        release = evolve(Oscillator(), None, private, samples=5, steps=3)
+        assert 0.699 < release.certificate["spent_epsilon"] <= 0.7
+        with pytest.raises(simpe.BudgetExceeded):
+            private.class_counts(1000.0, address="one more")
+
+
+def test_a_certificate_of_test_noise_says_that_nothing_is_private(series):
+    release = evolve(Oscillator(), None, PrivateData(series, budget=Budget(1.0), noise=no_noise), samples=5, steps=1)
+    assert release.certificate["private"] is False
+    assert "NOT PRIVATE" in release.certificate["statement"]
+    exact = evolve(Oscillator(), None, PrivateData(series, budget=Budget(1.0)), samples=5, steps=1)
+    assert exact.certificate["private"] is True
+
+
+def test_where_nothing_survives_the_choice_is_uniform_and_said(series):
+    def drowned(sigma, n, address):
+        return np.full(n, -10_000 if "votes" in address else 0, dtype=np.int64)
+
+    private = PrivateData(series, budget=Budget(1.0), noise=drowned)
+    private.declare(("",))
+    private.run = "x"
+    setup = Setup(
+        Oscillator(), flatten, Schedule(1.0, (1.0, 1.0)), Strategy(places=4), ("",), 10, 0, torch.device("cpu")
+    )
+    private.budget = Budget(100.0)
+    state, info = step(setup, private, init(setup, private))
+    assert info.uniform == (0,)
+    assert len(info.survivors.unique()) == 4
+    release = evolve(Oscillator(), None, PrivateData(series, budget=Budget(1.0), noise=drowned), samples=30)
+    assert len(release.samples) == 30
+    assert bool(release.samples.isfinite().all())
+
+
+def test_empty_classes_and_invalid_labels_are_no_error():
+    images, _ = patches(50)
+    labels = np.array(["left"] * 40 + ["neither"] * 10)
+    release = evolve(Patches(), None, PrivateData(images, labels, budget=Budget(2.0)), samples=40)
+    assert release.labels is not None
+    assert len(release.samples) == 40
+    nobody = PrivateData(images, np.array(["neither"] * 50), budget=Budget(2.0))
+    assert len(evolve(Patches(), None, nobody, samples=40).samples) == 40
+
+
+def test_rows_with_labels_need_declared_classes(series):
+    with pytest.raises(InputError, match="--classes"):
+        evolve(Oscillator(), None, PrivateData(series, np.arange(60), budget=Budget(1.0)))
+
+
+def test_units_with_many_rows_are_counted_by_zcdp(series):
+    private = PrivateData(series, budget=Budget(2.0), units=np.arange(60) // 3, k=3)
+    release = evolve(Oscillator(), None, private, samples=20, steps=2)
+    assert release.certificate["accounting"] == "zCDP"
+    assert release.certificate["unit"] == "unit"
+    assert release.certificate["k"] == 3
+    assert all(charge["sensitivity"] > 1 for charge in release.certificate["charges"])
+    assert release.certificate["spent_epsilon"] <= 2
+
+
+def test_voting_for_several_neighbours_is_counted_as_many_bins(series):
+    release = evolve(
+        Oscillator(), None, PrivateData(series, budget=Budget(2.0)), samples=5, strategy=Strategy(neighbours=3)
+    )
+    assert [charge["one_bin"] for charge in release.certificate["charges"]] == [True, False, False, False, False]
+
+
+def test_no_row_is_read_when_the_budget_does_not_admit_the_charge(series):
+    private = PrivateData(series, budget=Budget(1.0))
+    private.declare(("",))
+    with pytest.raises(simpe.BudgetExceeded):
+        private.noisy_sum(lambda rows: pytest.fail("rows were read"), 1, 0.5, address="greedy")
+    assert private.ledger.releases() == []
+
+
+def test_a_numpy_renderer_spread_over_processes_gives_the_same_release():
+    images, labels = patches()
+
+    def once(simulator):
+        private = PrivateData(images, labels, budget=Budget(2.0), noise=addressed_noise)
+        return evolve(simulator, None, private, samples=30, steps=2)
+
+    alone = once(Patches())
+    with Parallel(Patches(), processes=2) as simulator:
+        together = once(simulator)
+    assert torch.equal(alone.samples, together.samples)
+    assert alone.certificate["public_inputs"] == together.certificate["public_inputs"]
+
+
+def test_own_random_and_variation_replace_those_of_the_space(series):
+    class Fixed(Oscillator):
+        def random(self, n, generator):
+            p = self.space.sample(n, generator)
+            return p | {"damping": torch.full((n,), 0.5)}
+
+        def variation(self, p, strength, generator):
+            return self.space.perturb(p, strength, generator) | {"damping": p["damping"]}
+
+    release = evolve(Fixed(), None, PrivateData(series, budget=Budget(1.0)), samples=10)
+    assert bool((release.params["damping"] == 0.5).all())
+
+
+def test_parents_stay_with_their_children_only_when_elitist(series):
+    for elitist in (True, False):
+        private = PrivateData(series, budget=Budget(100.0), noise=no_noise)
+        private.declare(("",))
+        setup = Setup(
+            Oscillator(), flatten, Schedule(1.0, (1.0, 1.0)), Strategy(elitist=elitist, places=4), ("",), 10, 0,
+            torch.device("cpu"),
+        )  # fmt: skip
+        state, info = step(setup, private, init(setup, private))
+        before = info.candidates.params["phase"][info.survivors]
+        kept = torch.isin(before, state.candidates.params["phase"])
+        assert bool(kept.all()) is elitist
+        assert len(state.candidates) == (16 if elitist else 4)
+
+
+@pytest.mark.parametrize("epsilon", [0.001, 0.01, 0.2, 1, 10, 100, 1000])
+def test_defaults_are_complete_for_every_budget(epsilon, series):
+    release = evolve(Oscillator(), None, PrivateData(series, budget=Budget(epsilon)), samples=10)
+    assert 1 <= len(release.certificate["charges"]) - 1 <= 4
+    assert release.certificate["spent_epsilon"] <= epsilon
+
+
+def test_steps_that_the_budget_cannot_bear_are_refused_only_when_given():
+    assert schedule(Budget(0.001)).steps == 4
+    with pytest.raises(InputError, match="--steps"):
+        schedule(Budget(0.001), 900)
+    with pytest.raises(InputError, match="--steps"):
+        schedule(Budget(1.0), 0)
+    assert schedule(Budget(0.001), 2).vote_noise[0] < MAX_NOISE_MULTIPLIER
+
+
+def test_places_follow_the_noise():
+    strategy = Strategy(clear=2, votes=4)
+    assert places([6000, 600, 5, -20, 0], 7.5, [1000, 1000, 10, 10, 0], strategy) == [400, 40, 1, 1, 0]
+    assert places([6000], 0.1, [10_000], strategy) == [1500]
+    assert places([6000], 0.1, [100], strategy) == [100]
+    assert places([6000], 7.5, [1000], dataclasses.replace(strategy, places=33)) == [33]
+
+
+def test_pictures_show_every_class_and_every_step():
+    images, labels = patches()
+    release = evolve(Patches(), None, PrivateData(images, labels, budget=Budget(2.0)), samples=60, steps=3)
+    assert len(release.evolution) == 3
+    assert all(len(row) == len(release.evolution[0]) for row in release.evolution)
+    files = release.files()
+    assert files["grid.png"][:4] == files["evolution.png"][:4] == b"\x89PNG"
+
+
+def test_evolution_follows_one_lineage(series):
+    private = PrivateData(series, budget=Budget(5.0), noise=no_noise)
+    release = evolve(Oscillator(), None, private, samples=60, steps=3, strategy=Strategy(places=8))
+    first, last = release.evolution[0], release.evolution[-1]
+    # What the rows vote for grows nearer from step to step, slot by slot and on the whole.
+    rows = torch.from_numpy(series)
+    assert distance(last, rows) <= distance(first, rows)
+    assert math.isfinite(distance(last, rows))
+
+
+def test_a_space_of_categories_alone_works(series):
+    class Menu:
+        space = ParameterSpace(choice=Categorical(7))
+
+        def render(self, p):
+            return torch.from_numpy(series)[:7][p["choice"]]
+
+    release = evolve(Menu(), None, PrivateData(series, budget=Budget(2.0)), samples=10)
+    assert release.samples.shape == (10, 32)
