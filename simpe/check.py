@@ -341,11 +341,11 @@ class _Simulation:
 
     @cached_property
     def samples(self) -> Tensor:
-        return self.render(self.p)
+        return self.render(self.p).clone()
 
     @cached_property
     def single(self) -> Tensor:
-        return self.render(_take(self.p, slice(0, 1)))
+        return self.render(_take(self.p, slice(0, 1))).clone()
 
     @cached_property
     def settings(self) -> Any:
@@ -573,7 +573,18 @@ def _global_randomness(case: _Simulation) -> None:
     )
 
 
-@_rule(_SIMULATOR, "deterministic", "shape", "global randomness")
+@_rule(_SIMULATOR, "outputs", "device", "inputs")
+def _outputs(case: _Simulation) -> None:
+    first = case.render(case.p)
+    kept = first.clone()
+    case.render(_take(case.p, slice(case.n // 2, None)))
+    if not _same(first, kept):
+        raise _Fault(
+            "render wrote into samples that it had returned before: return a new array each time, not a buffer"
+        )
+
+
+@_rule(_SIMULATOR, "deterministic", "shape", "outputs", "global randomness")
 def _deterministic(case: _Simulation) -> None:
     if not _same(case.render(case.p), case.render(case.p)):
         raise _Fault(
@@ -719,7 +730,7 @@ class _Embedding:
 
     @cached_property
     def vectors(self) -> Tensor:
-        return self.embed(self.samples)
+        return self.embed(self.samples).clone()
 
     @cached_property
     def settings(self) -> Any:
@@ -795,7 +806,16 @@ def _embedder_global_randomness(case: _Embedding) -> None:
     )
 
 
-@_rule(_EMBEDDER, "deterministic", "finite", "global randomness")
+@_rule(_EMBEDDER, "outputs", "device", "inputs")
+def _embedder_outputs(case: _Embedding) -> None:
+    first = case.embed(case.samples)
+    kept = first.clone()
+    case.embed(case.samples[len(case.samples) // 2 :])
+    if not _same(first, kept):
+        raise _Fault("the embedder wrote into vectors that it had returned before: return a new tensor, not a buffer")
+
+
+@_rule(_EMBEDDER, "deterministic", "finite", "outputs", "global randomness")
 def _embedder_deterministic(case: _Embedding) -> None:
     if not _same(case.embed(case.samples), case.embed(case.samples)):
         raise _Fault(

@@ -425,6 +425,18 @@ class AddsAnEntry(Spots):
         return super().render(p)
 
 
+@twin("outputs", "not a buffer")
+class ReturnsItsBuffer(Oscillator):
+    def __init__(self):
+        super().__init__()
+        self._buffer = np.zeros((64, 256), dtype=np.float32)
+
+    def render(self, p):
+        samples = self._buffer[: len(p["phase"])]
+        samples[:] = super().render(p).numpy()
+        return samples
+
+
 @twin("global randomness", "make the randomness a parameter")
 class DrawsFromTheGlobalGenerator(Oscillator):
     def render(self, p):
@@ -620,6 +632,15 @@ class EmbedderOfLogs:
 class EmbedderInPlace:
     def __call__(self, x):
         return flat(x.clamp_(10, 200))
+
+
+@broken("outputs", "not a buffer")
+class EmbedderReturnsItsBuffer:
+    def __init__(self):
+        self._buffer = torch.zeros(256, 144)
+
+    def __call__(self, x):
+        return self._buffer[: len(x)].copy_(flat(x))
 
 
 @broken("global randomness", ".eval()")
