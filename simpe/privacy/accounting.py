@@ -84,7 +84,8 @@ class Charge:
     def __post_init__(self) -> None:
         if not (math.isfinite(self.sigma) and self.sigma > 0):
             raise ValueError(f"sigma must be positive and finite, got {self.sigma}")
-        if self.sensitivity < 1 or (self.one_bin and self.sensitivity != 1):
+        whole = isinstance(self.sensitivity, int) and not isinstance(self.sensitivity, bool)
+        if not whole or self.sensitivity < 1 or (self.one_bin and self.sensitivity != 1):
             raise ValueError("sensitivity must be a positive integer, and 1 where a unit touches one bin")
 
     @property
@@ -135,8 +136,9 @@ def delta_of_zcdp(rho: float, epsilon: float) -> float:
         alpha = 1 + excess
         return excess * (alpha * rho - epsilon) + alpha * math.log1p(-1 / alpha) - log_excess
 
-    # The minimum lies near alpha = (epsilon + rho) / (2 rho); search around it in the logarithm.
-    centre = math.log(max((epsilon - rho) / (2 * rho), 1e-6))
+    # The minimum lies near alpha = (epsilon + rho) / (2 rho), or 1 + 1 / sqrt(2 rho) where epsilon is small; search
+    # around it in the logarithm.
+    centre = math.log(max((epsilon - rho) / (2 * rho), 1 / math.sqrt(2 * rho)))
     found = minimize_scalar(log_delta, bounds=(centre - 10, centre + 10), method="bounded", options={"xatol": 1e-10})
     return min(1.0, math.exp(min(float(found.fun), 0.0)) * (1 + _MARGIN))
 
