@@ -57,8 +57,7 @@ class PixelsAndGradients:
 
 
 def blurred_pixels(images: Tensor) -> Tensor:
-    """Softly averaged pixels, at most 14 a side, of length 1: uint8 (n, h, w) or (n, h, w, 3) -> float32 (n,
-    d)."""
+    """Softly averaged pixels, at most 14 a side, of length 1: uint8 (n, h, w) or (n, h, w, 3) -> float32 (n, d)."""
     return _in_blocks(_blurred_pixels, images)
 
 
