@@ -73,6 +73,7 @@ def evaluate(
     theirs = None if reference_labels is None else label_names(reference_labels)
     if task is not None:
         _check_labels(ours, theirs)
+    samples, reference = np.ascontiguousarray(samples), np.ascontiguousarray(reference)
     report = progress or (lambda what, done, total: None)
 
     if samples.dtype == np.uint8:
@@ -152,7 +153,9 @@ def _at_size(images: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     if images.shape[1:3] == size:
         return images
     x = torch.tensor(images if images.ndim == 4 else images[..., None])
-    blocks = [adaptive_avg_pool2d(part.permute(0, 3, 1, 2).float(), size).round().byte() for part in x.split(_BLOCK)]
+    blocks = [
+        adaptive_avg_pool2d(part.permute(0, 3, 1, 2).float(), size).round().byte() for part in torch.split(x, _BLOCK)
+    ]
     return torch.cat(blocks).permute(0, 2, 3, 1).reshape(len(x), *size, *images.shape[3:]).numpy()
 
 

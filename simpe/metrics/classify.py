@@ -84,9 +84,9 @@ def train_and_test(
 ) -> Classification:
     """Train a classifier on one set of rows and test it on another.
 
-    ``train`` and ``test``: uint8 images (n, h, w) or (n, h, w, 3) of one size, for a :class:`SmallCNN`; float arrays (n, ...), flattened, for a random forest of 200 trees (Breiman, 2001). Labels
-    (n,) are integers or strings, and 7 is the same class as "7"; a test row of a class that was not trained on
-    counts as wrong.
+    ``train`` and ``test``: uint8 images (n, h, w) or (n, h, w, 3) of one size, for a :class:`SmallCNN`; float arrays
+    (n, ...), flattened, for a random forest of 200 trees (Breiman, 2001). Labels (n,) are integers or strings, and 7
+    is the same class as "7"; a test row of a class that was not trained on counts as wrong.
 
     The network takes ``steps`` steps of AdamW on batches of 128 rows, one cycle of learning rates (Smith, 2018),
     labels smoothed by 0.05. Each image is shifted by up to 1/14 of its side (2 pixels at 28 x 28). The seed decides
@@ -130,18 +130,18 @@ def _train_network(
     optimizer = torch.optim.AdamW(network.parameters(), lr=_RATE, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, _RATE, total_steps=steps, pct_start=0.2)
     passes = [torch.randperm(n, generator=generator) for _ in range(-(-steps * BATCH // n))]
-    for step, rows in enumerate(torch.cat(passes)[: steps * BATCH].split(BATCH)):
+    for step, rows in enumerate(torch.split(torch.cat(passes)[: steps * BATCH], BATCH)):
         images = _as_input(_shifted(x[rows], generator))
         loss = functional.cross_entropy(network(images), y[rows], label_smoothing=0.05)
         optimizer.zero_grad()
-        loss.backward()
+        torch.autograd.backward(loss)
         optimizer.step()
         schedule.step()
         if progress is not None:
             progress("training the classifier", step + 1, steps)
     network.eval()
     with torch.inference_mode():
-        found = [network(_as_input(part)).argmax(dim=1) for part in _channels(test).split(1024)]
+        found = [network(_as_input(part)).argmax(dim=1) for part in torch.split(_channels(test), 1024)]
     return torch.cat(found).numpy()
 
 
@@ -160,7 +160,7 @@ def _train_forest(
 
 def _channels(images: np.ndarray) -> Tensor:
     """uint8 (n, h, w) or (n, h, w, 3) -> (n, h, w, channels)."""
-    return torch.tensor(images if images.ndim == 4 else images[..., None])
+    return torch.tensor(np.ascontiguousarray(images if images.ndim == 4 else images[..., None]))
 
 
 def _as_input(images: Tensor) -> Tensor:

@@ -1,0 +1,265 @@
+"""Metrics: ten-line references, what must hold of any distance, and a classifier that learns only what is there."""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+from typing import Any
+
+import numpy as np
+import pytest
+import scipy.linalg
+import torch
+from numpy.typing import NDArray
+
+from simpe.data import read
+from simpe.errors import InputError
+from simpe.metrics import evaluate
+from simpe.metrics.classify import Classification, SmallCNN, train_and_test
+from simpe.metrics.distance import frechet_distance
+
+RNG = np.random.default_rng
+
+
+def textbook_frechet(x: NDArray[Any], y: NDArray[Any]) -> float:
+    a, b = np.cov(x, rowvar=False), np.cov(y, rowvar=False)
+    root = scipy.linalg.sqrtm(a @ b).real
+    return float(np.square(x.mean(0) - y.mean(0)).sum() + np.trace(a + b - 2 * root))
+
+
+def normal(seed: int, n: int, d: int) -> NDArray[np.float64]:
+    rng = RNG(seed)
+    return rng.normal(size=(n, d)) @ rng.normal(size=(d, d)) + rng.normal(size=d)
+
+
+def whitened(seed: int, n: int, d: int) -> NDArray[np.float64]:
+    """Rows whose sample mean is 0 and whose sample covariance is the identity, to rounding."""
+    x = RNG(seed).normal(size=(n, d))
+    q, _ = np.linalg.qr(x - x.mean(0))
+    return q * np.sqrt(n - 1)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_frechet_is_the_textbook_formula(seed: int) -> None:
+    x, y = normal(seed, 200, 7), normal(seed + 100, 300, 7)
+    assert frechet_distance(x, y) == pytest.approx(textbook_frechet(x, y), rel=1e-9)
+
+
+def test_frechet_of_diagonal_gaussians_has_a_closed_form() -> None:
+    rng = RNG(0)
+    s, t, mean = rng.uniform(0.5, 2, 6), rng.uniform(0.5, 2, 6), rng.normal(size=6)
+    found = frechet_distance(whitened(1, 50, 6) * s, whitened(2, 80, 6) * t + mean)
+    assert found == pytest.approx(np.square(s - t).sum() + np.square(mean).sum(), rel=1e-10)
+
+
+@pytest.mark.parametrize(("n", "d"), [(500, 5), (10, 40), (2, 3)])
+def test_frechet_holds_for_singular_covariances(n: int, d: int) -> None:
+    x, y = normal(0, n, d), normal(1, n + 3, d)
+    shift = RNG(2).normal(size=d)
+    size = np.square(x).sum()
+    assert frechet_distance(x, x) == pytest.approx(0, abs=1e-12 * size)
+    assert frechet_distance(x, x[::-1] + shift) == pytest.approx(np.square(shift).sum(), rel=1e-9)
+    assert frechet_distance(x, y) == pytest.approx(frechet_distance(y, x), rel=1e-9)
+    assert frechet_distance(x, 3 * x - 2 * x.mean(0)) == pytest.approx(4 * np.trace(np.cov(x.T)), rel=1e-9)
+
+
+def test_frechet_of_sets_in_orthogonal_directions_has_no_overlap() -> None:
+    x, y = np.zeros((9, 4)), np.zeros((9, 4))
+    x[:, 0], y[:, 3] = np.arange(9), np.arange(9) - 4
+    assert frechet_distance(x, y) == pytest.approx(16 + 2 * np.var(np.arange(9), ddof=1), rel=1e-12)
+
+
+@pytest.mark.parametrize(("x", "y"), [((1, 3), (5, 3)), ((5, 3), (5, 4)), ((5,), (5,))])
+def test_frechet_refuses_shapes_that_do_not_fit(x: tuple[int, ...], y: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match="rows are needed"):
+        frechet_distance(np.zeros(x), np.zeros(y))
+
+
+@cache
+def digits() -> tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.uint8], NDArray[np.int64]]:
+    data = read("sklearn")
+    assert data.labels is not None
+    order = RNG(0).permutation(len(data.samples))
+    x, y = data.samples[order], data.labels[order]
+    return x[:1200], y[:1200], x[1200:], y[1200:]
+
+
+STEPS = 150  # enough for 8 x 8 digits
+
+
+def learn(labels: NDArray[Any], seed: int = 0, steps: int = STEPS) -> Classification:
+    train, _, test, test_labels = digits()
+    return train_and_test(train, labels, test, test_labels, seed=seed, steps=steps)
+
+
+def test_the_network_learns_digits() -> None:
+    found = learn(digits()[1])
+    assert found.accuracy > 0.95
+    assert found.macro_f1 > 0.95
+    assert found.majority == np.bincount(digits()[3]).max() / len(digits()[3])
+
+
+def test_the_network_learns_nothing_from_shuffled_labels() -> None:
+    assert learn(RNG(0).permutation(digits()[1])).accuracy < 0.3
+
+
+def test_the_forest_learns_digits_and_nothing_from_shuffled_labels() -> None:
+    train, labels, test, test_labels = digits()
+    x, y = train.astype(np.float32), test.astype(np.float64)
+    assert train_and_test(x, labels, y, test_labels).accuracy > 0.92
+    assert train_and_test(x, RNG(0).permutation(labels), y, test_labels).accuracy < 0.3
+    assert train_and_test(x, labels, y, test_labels, seed=3) == train_and_test(x, labels, y, test_labels, seed=3)
+
+
+def test_the_seed_decides_and_no_global_generator_is_used() -> None:
+    before = torch.get_rng_state(), np.random.get_state()[1].copy()  # type: ignore[union-attr,index] # noqa: NPY002
+    labels = digits()[1]
+    weights = [SmallCNN(1, 8, 8, 10, torch.Generator().manual_seed(s)).state_dict() for s in (1, 1, 2)]
+    for name, value in weights[0].items():
+        assert torch.equal(value, weights[1][name])
+    assert not torch.equal(weights[0]["layers.0.weight"], weights[2]["layers.0.weight"])
+    assert learn(labels, seed=1, steps=10) == learn(labels, seed=1, steps=10)
+    assert learn(labels, seed=1, steps=10) != learn(labels, seed=2, steps=10)
+    assert torch.equal(before[0], torch.get_rng_state())
+    assert np.array_equal(before[1], np.random.get_state()[1])  # type: ignore[index] # noqa: NPY002
+
+
+def test_scores_are_those_of_scikit_learn() -> None:
+    from sklearn.metrics import accuracy_score, f1_score
+
+    from simpe.metrics.classify import _score
+
+    rng = RNG(0)
+    truth, predicted = rng.integers(0, 4, 200).astype(str), rng.integers(0, 6, 200).astype(str)
+    found = _score(predicted, truth, "")
+    assert found.accuracy == pytest.approx(accuracy_score(truth, predicted))
+    wanted = f1_score(truth, predicted, average="macro", labels=list("0123"))
+    assert found.macro_f1 == pytest.approx(wanted)
+
+
+def test_a_label_is_the_same_as_number_string_or_bytes() -> None:
+    train, labels, test, test_labels = digits()
+    found = [train_and_test(train, labels.astype(kind), test, test_labels, steps=10) for kind in (int, "U", "S")]
+    assert found[0] == found[1] == found[2]
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (3, 5), (8, 8), (28, 28), (33, 65, 3), (64, 64), (100, 100)])
+def test_the_network_takes_every_size(shape: tuple[int, ...]) -> None:
+    images = RNG(0).integers(0, 256, (6, *shape), dtype=np.uint8)
+    labels = np.array(list("aabbcc"))
+    found = train_and_test(images, labels, images, labels, steps=4)
+    assert 0 <= found.accuracy <= 1
+    assert found.majority == pytest.approx(1 / 3)
+
+
+def nearest_distance(x: NDArray[Any], y: NDArray[Any]) -> float:
+    return float(np.mean([np.sqrt(np.square(y - row).sum(1).min()) for row in x]))
+
+
+def test_evaluate_of_float_rows_is_the_plain_computation() -> None:
+    x, y = normal(0, 40, 6).astype(np.float32), normal(1, 50, 6).astype(np.float32)
+    found = evaluate(x.reshape(-1, 2, 3), None, y.reshape(-1, 2, 3), None)
+    x, y = x.astype(np.float64), y.astype(np.float64)
+    assert json.loads(json.dumps(found)) == found
+    assert found["feature_space"] == "flattened values"
+    assert (found["rows"], found["reference_rows"], found["compared_rows"]) == (40, 50, [40, 50])
+    assert found["frechet_distance"] == pytest.approx(textbook_frechet(x, y), rel=1e-6)
+    assert found["nearest_reference_distance"] == pytest.approx(nearest_distance(x, y), rel=1e-6)
+    assert found["nearest_sample_distance"] == pytest.approx(nearest_distance(y, x), rel=1e-6)
+    assert "label_total_variation" not in found
+    assert "classify" not in found
+
+
+def test_a_set_is_at_distance_zero_of_itself_and_its_own_twin_is_not() -> None:
+    images, labels, _, _ = digits()
+    same = evaluate(images, labels, images[::-1], labels.astype(str)[::-1])
+    for name in ("frechet_distance", "nearest_reference_distance", "nearest_sample_distance", "label_total_variation"):
+        assert same[name] == pytest.approx(0, abs=1e-9)
+    assert "PixelsAndGradients at 8 x 8" in same["feature_space"]
+    few = labels < 5
+    half = evaluate(images[few], labels[few], images, labels)
+    assert half["frechet_distance"] > 0.01
+    assert half["nearest_reference_distance"] == 0
+    assert half["nearest_sample_distance"] > 0.01
+    assert half["label_total_variation"] == pytest.approx(1 - few.mean())
+
+
+def test_evaluate_classifies_and_repeats(monkeypatch: pytest.MonkeyPatch) -> None:
+    images, labels, test, test_labels = digits()
+    monkeypatch.setattr("simpe.metrics.COMPARED", 500)
+    x, y = images.astype(np.float32), test.astype(np.float32)
+    told: list[tuple[str, int, int]] = []
+
+    def run(seed: int) -> dict[str, Any]:
+        progress = lambda what, done, total: told.append((what, done, total))  # noqa: E731
+        return evaluate(x, labels, y, test_labels, task="classify", seed=seed, progress=progress)
+
+    found = run(0)
+    assert json.loads(json.dumps(found)) == found
+    assert found["compared_rows"] == [500, 500]
+    assert found["classify"]["accuracy"] > 0.92
+    assert found["classify"]["nearest_neighbour_accuracy"] > 0.92
+    assert run(0) == found
+    assert run(1)["nearest_reference_distance"] != found["nearest_reference_distance"]
+    assert all(0 <= done <= total for _, done, total in told)
+
+
+def test_images_of_different_sizes_are_compared_at_the_smaller() -> None:
+    small = digits()[0][:200]
+    large = small.repeat(3, axis=1).repeat(2, axis=2)
+    for one, other in (small, large), (large, small):
+        found = evaluate(one, None, other, None)
+        assert found["frechet_distance"] == pytest.approx(0, abs=1e-9)
+        assert found["feature_space"].endswith("8 x 8 pixels")
+    colour = np.stack([large] * 3, axis=3)
+    assert evaluate(colour, None, np.stack([small] * 3, axis=3), None)["nearest_sample_distance"] == 0
+
+
+def test_an_embedder_of_the_callers_own_is_used_and_named() -> None:
+    def ink(images: torch.Tensor) -> torch.Tensor:
+        return images.flatten(1).float().mean(dim=1, keepdim=True)
+
+    x = digits()[0]
+    found = evaluate(x, None, x // 2, None, embedder=ink)
+    assert "ink" in found["feature_space"]
+    mean = [part.reshape(len(x), -1).mean(1, keepdims=True) for part in (x, x // 2)]
+    squared = (mean[0].mean() - mean[1].mean()) ** 2 + (mean[0].std(ddof=1) - mean[1].std(ddof=1)) ** 2
+    assert found["frechet_distance"] == pytest.approx(squared, rel=1e-5)
+
+
+IMAGES = np.zeros((4, 8, 8), dtype=np.uint8)
+COLOUR = np.zeros((4, 8, 8, 3), dtype=np.uint8)
+SERIES = np.zeros((4, 9), dtype=np.float32)
+NAMES = np.array(list("abab"))
+
+
+@pytest.mark.parametrize(
+    ("samples", "labels", "reference", "reference_labels", "task", "message"),
+    [
+        (IMAGES, None, SERIES, None, None, "one holds images"),
+        (IMAGES, None, COLOUR, None, None, "convert one"),
+        (SERIES, None, SERIES[:, :5], None, None, "length 9, the reference 5"),
+        (SERIES, None, SERIES[:1], None, None, "reference: needs at least 2 rows"),
+        (SERIES[:0], None, SERIES, None, None, "samples: needs at least 2 rows"),
+        (SERIES * np.nan, None, SERIES, None, None, "samples: holds NaN"),
+        (SERIES.astype(float) + 1e300, None, SERIES, None, None, "samples: holds NaN, or values that are infinite"),
+        (SERIES[:, 0], None, SERIES, None, None, "samples: must be"),
+        (IMAGES.astype(int), None, IMAGES, None, None, "samples: must be"),
+        (IMAGES, NAMES[:3], IMAGES, NAMES, None, "samples: labels must be one a row"),
+        (IMAGES, NAMES, IMAGES, None, "classify", "reference: .* needs labels"),
+        (IMAGES, None, IMAGES, NAMES, "classify", "samples: .* needs labels"),
+        (IMAGES, NAMES, IMAGES, np.arange(4), "classify", "no label in common"),
+        (IMAGES, NAMES, IMAGES, NAMES, "rank", "use 'classify'"),
+    ],
+)
+def test_bad_input_is_one_line_that_says_what_to_do(
+    samples: NDArray[Any],
+    labels: NDArray[Any] | None,
+    reference: NDArray[Any],
+    reference_labels: NDArray[Any] | None,
+    task: str | None,
+    message: str,
+) -> None:
+    with pytest.raises(InputError, match=message) as caught:
+        evaluate(samples, labels, reference, reference_labels, task=task)
+    assert "\n" not in str(caught.value)
