@@ -18,6 +18,7 @@ import hashlib
 import json
 import os
 import secrets
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -48,10 +49,16 @@ class Ledger:
         self.path = None if path is None else Path(path).resolve()
         self._records: list[Record] = []
         self._held = False
+        self._mutex = threading.RLock()
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the ledger: other processes that charge the same file wait. Reads what they wrote."""
+        """Hold the ledger: other threads and processes that charge the same file wait. Reads what they wrote."""
+        with self._mutex, self._file_locked():
+            yield
+
+    @contextlib.contextmanager
+    def _file_locked(self) -> Iterator[None]:
         if self.path is None or self._held:
             yield
             return
@@ -97,10 +104,12 @@ class Ledger:
 
         Returns the plan: a run that was begun before keeps the one it began with. Costs nothing. Call under the lock.
 
-        Raises InputError when the run was begun under another configuration or budget.
+        Raises InputError when the run was begun under another configuration or budget, or made releases before.
         """
         record = self._run(run)
         if record is None:
+            if self.releases(run):  # a plan that may know their results is none
+                raise InputError("this run has made releases already; begin it before the first")
             planned = plan()
             charges = {address: asdict(charge) for address, charge in planned.items()}
             self.append({"type": "run", "run": run, **description, "plan": charges})
@@ -150,7 +159,11 @@ class Ledger:
         """Raise BudgetExceeded unless the charge fits into the budget beside all others. Call under the lock."""
         alone = all(r["run"] == run for r in self.releases())
         adaptive = self.adaptive or not alone or not self._planned(run, address, charge)
-        if delta_of([*self.charges(), charge], budget.epsilon, budget.relation, adaptive) > budget.delta:
+        charges = [*self.charges(), charge]
+        if not adaptive:
+            # Which part of a plan is carried out may depend on results; so the whole of it has to fit.
+            charges = [Charge(**c) for c in (self._run(run) or {})["plan"].values()]
+        if delta_of(charges, budget.epsilon, budget.relation, adaptive) > budget.delta:
             raise BudgetExceeded(
                 f"refused: with this release the data set would be past epsilon {budget.epsilon:g} at delta "
                 f"{budget.delta:g}, counting all that its ledger holds; raise --epsilon (the total) or stop here"
