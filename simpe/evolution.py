@@ -181,7 +181,7 @@ def evolve(
     digest = hashlib.sha256(json.dumps(public, sort_keys=True).encode()).hexdigest()
 
     def plan() -> dict[str, Any]:
-        noise = schedule(private.budget, steps, one_bin=one_bin, spent=private.ledger.charges())
+        noise = schedule(private.budget, steps, one_bin=one_bin, spent=private.ledger.committed())
         votes = {f"{STAGE}/{t}/votes": private.charge(z, one_bin) for t, z in enumerate(noise.vote_noise)}
         return {f"{STAGE}/counts": private.charge(noise.count_noise), **votes}
 
@@ -289,11 +289,8 @@ def _lineage(setup: Setup, infos: list[Info], slots: int = 16) -> list[Tensor]:
     """Samples (slots, ...) step by step: the best survivors of the last step and what they descend from."""
     last = infos[-1]
     labels = last.candidates.labels[last.survivors]
-    first = [int((labels == label).nonzero()[0]) for label in labels.unique().tolist()]
-    rank = (
-        torch.arange(len(labels), device=labels.device)
-        - torch.tensor(first, device=labels.device)[torch.searchsorted(labels.unique(), labels)]
-    )
+    # Survivors stand class by class, the best first: take the best of every class, then the second best, ...
+    rank = torch.cat([torch.arange(int(n)) for n in torch.bincount(labels.cpu())]).to(labels.device)
     index = last.survivors[rank.argsort(stable=True)[:slots]]
     index = index[last.candidates.labels[index].argsort(stable=True)]
     pictures = []

@@ -32,7 +32,7 @@ def grid(samples: Tensor, labels: Tensor | None, columns: int = 20, most: int = 
     """The first samples of each class, a row a class (at most ``most`` of them); without classes, ten rows."""
     if labels is None:
         return mosaic([samples[i * columns : (i + 1) * columns] for i in range(min(10, -(-len(samples) // columns)))])
-    return mosaic([samples[labels == label][:columns] for label in labels.unique()[:most].tolist()])
+    return mosaic([samples[labels == label][:columns] for label in torch.unique(labels)[:most].tolist()])
 
 
 def _cell(sample: Tensor) -> Image.Image:

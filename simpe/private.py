@@ -23,7 +23,7 @@ from simpe.data import encode_labels
 from simpe.errors import InputError
 from simpe.privacy.accounting import Budget, Charge
 from simpe.privacy.ledger import Ledger, Plan, Record
-from simpe.privacy.mechanism import MAX_SIGMA, discrete_gaussian
+from simpe.privacy.mechanism import FINEST, MAX_SIGMA, discrete_gaussian
 from simpe.protocols import Embedder
 from simpe.voting import Metric, Progress, nearest_within_labels
 
@@ -31,10 +31,11 @@ TestNoise = Callable[[float, int, str], NDArray[np.int64]]
 """(sigma, n, address) -> n integers: noise for tests. It voids the guarantee, and the certificate says so."""
 
 _EMBED = 256  # rows embedded at a time, always exactly so many
+_MOST_ROWS = 10_000  # of a unit; keeps its squared counts times S^2 within 64 bits
 _LARGEST_SCALE = 1024  # resolution of a vote where a unit spreads one over many bins
 
 
-@dataclass
+@dataclass(repr=False)
 class Rows:
     """What a query sees inside the door: the valid rows that the cap kept, in order.
 
@@ -110,12 +111,14 @@ class PrivateData:
         for name, column in (("labels", named), ("units", owners)):
             if column is not None and column.shape != array.shape[:1]:
                 raise InputError(f"{name} must have one entry for each of the samples")
+            if column is not None and column.dtype.kind not in "iuUS":
+                raise InputError(f"{name} must be integers or strings")
         if array.ndim < 2:
             raise InputError("samples must have one row each: shape (n, ...)")
         if array.dtype.kind == "f" and not np.isfinite(array).all():
             raise InputError("samples hold NaN or infinite values; remove those rows first")
-        if k < 1:
-            raise InputError(f"k must be at least 1, got {k}")
+        if not 1 <= k <= _MOST_ROWS:
+            raise InputError(f"k must lie between 1 and {_MOST_ROWS}, got {k}")
         if owners is None and k != 1:
             raise InputError("k caps the rows of a unit: give the units too")
         self.budget = budget
@@ -190,6 +193,8 @@ class PrivateData:
         S = 1 where a unit is one row with one bin. Otherwise S is the largest power of two that the sampler allows, at
         most 1024.
         """
+        if not noise_multiplier >= FINEST:
+            raise ValueError(f"the noise multiplier must be at least {FINEST}, got {noise_multiplier}")
         if one_bin and self.one_bin:
             return Charge(noise_multiplier)
         size = 2 ** int(np.log2(min(_LARGEST_SCALE, max(1.0, MAX_SIGMA / noise_multiplier))))
@@ -209,8 +214,8 @@ class PrivateData:
 
         ``query`` names the bins that each row adds one to. Where every unit is one row with one bin (``one_bin``),
         a unit's vector is that bin's unit vector and S = 1. Otherwise the unit's counts v over *all* bins are scaled
-        to length S and truncated towards zero, c_i = floor(S v_i / |v|), so that sum of c_i^2 <= S^2; S is chosen from the
-        noise multiplier alone. Noise is N_Z(0, (noise_multiplier S)^2) in each bin.
+        to length S and truncated towards zero, c_i = floor(S v_i / |v|), so that sum of c_i^2 <= S^2; S is chosen from
+        the noise multiplier alone. Noise is N_Z(0, (noise_multiplier S)^2) in each bin.
 
         Returns int64 (bins,) in units of 1 / S of a unit's vote (see :meth:`charge`). ``address`` names the release
         within the run; asked again, it is replayed from the ledger and costs nothing. ``digest`` stands for the
@@ -260,7 +265,9 @@ class PrivateData:
             return counts
 
     def _sum(self, bins_of_rows: Tensor, bins: int, charge: Charge) -> NDArray[np.int64]:
-        chosen = bins_of_rows.cpu().numpy().reshape(len(self._samples), -1)
+        chosen = bins_of_rows.cpu().numpy()
+        if chosen.ndim != 2 or len(chosen) != len(self._samples) or chosen.max(initial=-1) >= bins:
+            raise ValueError("a query gives every row its bins, (n, j), each below the number of bins")
         if charge.one_bin:
             if chosen.shape[1] != 1:
                 raise ValueError("a one-bin query names one bin a row")
@@ -291,8 +298,9 @@ class PrivateData:
         """Noisy votes: each row votes for the nearest candidates of its own class in the embedding.
 
         ``candidates`` gives the embedded candidates, float32 (m, d), and is not called for a replay; ``labels`` int64
-        (m,) are their classes (zeros, and no labels at the door, where candidates are shared by all rows). Each row names its ``neighbours`` nearest. Rows
-        that the embedder maps to NaN vote for nobody. Returns int64 (m,) in units of 1 / S.
+        (m,) are their classes (zeros, and no labels at the door, where candidates are shared by all rows). Each row
+        names its ``neighbours`` nearest. Rows that the embedder maps to NaN vote for nobody. Returns int64 (m,) in
+        units of 1 / S.
         """
 
         def query(rows: Rows) -> Tensor:
@@ -374,12 +382,8 @@ def _fingerprint(
 ) -> str:
     """Keyed fingerprint of the data set; says nothing to anyone without the key."""
     digest = hmac.new(key, digestmod=hashlib.sha256)
-    for array in (samples, labels, units):
+    for name, array in (("samples", samples), ("labels", labels), ("units", units)):
         if array is not None:
-            digest.update(f"{array.dtype.str}{array.shape}".encode())
-            digest.update(
-                np.ascontiguousarray(array).data.cast("B")
-                if array.dtype.kind != "U"
-                else "\x00".join(array.tolist()).encode()
-            )
+            digest.update(f"{name}{array.dtype.str}{array.shape}".encode())
+            digest.update(np.ascontiguousarray(array).view(np.uint8) if array.size else b"")
     return digest.hexdigest()

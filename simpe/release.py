@@ -65,9 +65,9 @@ class Release:
 
 def named_labels(labels: np.ndarray, classes: tuple[str, ...]) -> np.ndarray:
     """Class indices -> what the classes are called: int64 where every name is a number, else strings."""
-    if all(name.isdecimal() for name in classes):
-        return np.array([int(name) for name in classes], dtype=np.int64)[labels]
-    return np.array(classes)[labels]
+    numbers = all(name.isdecimal() for name in classes)
+    names = np.array([int(name) for name in classes], dtype=np.int64) if numbers else np.array(classes)
+    return np.take(names, labels)
 
 
 def read_samples(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
@@ -79,7 +79,7 @@ def read_samples(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
         raise InputError(f"{path}: not there; give the folder of a finished run")
     with np.load(path) as arrays:
         kind = "images" if "images" in arrays else "samples"
-        return arrays[kind], arrays["labels"] if "labels" in arrays else None
+        return arrays[kind], arrays.get("labels")
 
 
 def certificate(private: PrivateData, public: dict[str, Any]) -> dict[str, Any]:
@@ -115,7 +115,7 @@ def certificate(private: PrivateData, public: dict[str, Any]) -> dict[str, Any]:
         if exact
         else "TEST NOISE",
         "accounting": "zCDP"
-        if ledger.adaptive or not all(c.one_bin for c in ledger.charges())
+        if ledger.adaptive or not all(c.one_bin for c in ledger.committed())
         else "privacy loss distribution",
         "scope": scope,
         "charges": [

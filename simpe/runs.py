@@ -37,7 +37,7 @@ def start(config: RunConfig, *, progress: Progress | None = None, noise: TestNoi
     # A shared ledger can refuse before there is a folder; an own one has room for any schedule that exists.
     private = None if config.ledger is None else _door(config, rows, Ledger(config.ledger), noise)
     one_bin = config.unit is None and config.strategy.neighbours == 1
-    schedule(_budget(config), config.steps, one_bin=one_bin, spent=private.ledger.charges() if private else ())
+    schedule(_budget(config), config.steps, one_bin=one_bin, spent=private.ledger.committed() if private else ())
     store.create_run(config.out, config.to_toml(), config.ledger)
     private = private or _door(config, rows, store.open_ledger(config.out), noise)
     return _carry_on(config, private, parts, device, progress)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from simpe.errors import InputError
 from simpe.privacy.accounting import Budget, Charge, calibrate
+from simpe.privacy.mechanism import FINEST
 
 MAX_STEPS = 1000
 MAX_NOISE_MULTIPLIER = 20_000.0
@@ -92,6 +93,7 @@ def schedule(
                 f"--steps {steps} is more than epsilon {budget.epsilon:g} can bear: each would need noise of "
                 f"{noise[1]:.0f} votes; use fewer steps or more epsilon"
             )
+    noise = [max(z, FINEST) for z in noise]  # the sampler takes nothing finer; more noise than needed is no harm
     return Schedule(noise[0], tuple(noise[1:]))
 
 

@@ -59,7 +59,7 @@ def nearest_within_labels(
     Rows and candidates of a negative label take no part. Indices refer to all candidates.
     """
     found = torch.full((len(rows), k), -1, dtype=torch.int64, device=rows.device)
-    labels = candidate_labels[candidate_labels >= 0].unique().tolist()
+    labels = torch.unique(candidate_labels[candidate_labels >= 0]).tolist()
     for done, label in enumerate(labels):
         mine = (row_labels == label).nonzero().squeeze(1)
         theirs = (candidate_labels == label).nonzero().squeeze(1)
@@ -119,7 +119,7 @@ class _Candidates:
         contested = torch.bincount(row, minlength=len(rows))[row] > 1
         distance = torch.zeros(len(row), dtype=torch.float64, device=rows.device)
         chosen = contested.nonzero().squeeze(1)
-        for part in chosen.split(max(1, _PAIRS // rows.shape[1])):
+        for part in torch.split(chosen, max(1, _PAIRS // rows.shape[1])):
             distance[part] = _distances(rows[row[part]], self.original[index[part]], self.metric)
         order = index.argsort(stable=True)
         order = order[distance[order].argsort(stable=True)]

@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from simpe.embedders.images import PixelsAndGradients
-from simpe.simulators.glyphs import REACH, Atlas, atlas
 from torch import Tensor
 from torch.nn.functional import grid_sample
 
+from simpe.embedders.images import PixelsAndGradients
+from simpe.simulators.glyphs import REACH, Atlas, atlas
 from simpe.space import Categorical, Continuous, ParameterSpace, Params
 
 _BLOCK = 256  # rows drawn at a time at 28 x 28; fewer where images are larger

@@ -12,13 +12,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-
-torch.set_num_threads(1)
-
 from support import addressed_noise
 
 from simpe import Budget, runs, schedule
 from simpe.config import make_config
+
+torch.set_num_threads(1)
 
 WATCHED = {"open", "os.rename", "os.mkdir", "os.remove", "os.symlink", "shutil.rmtree", "fcntl.flock"}
 

@@ -9,12 +9,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from simpe.embedders.images import PixelsAndGradients
-from simpe.simulators.digits import Digits
 
 from simpe.check import Finding, check_embedder, check_simulator, fit
+from simpe.embedders.images import PixelsAndGradients
 from simpe.errors import InputError
 from simpe.rendering import Parallel
+from simpe.simulators.digits import Digits
 from simpe.space import Categorical, Continuous, Integer, ParameterSpace
 
 TIME = torch.linspace(0, 5, 256)

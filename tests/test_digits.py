@@ -7,13 +7,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from simpe.simulators import digits as module
-from simpe.simulators import glyphs
-from simpe.simulators.digits import Digits
 from sklearn.datasets import load_digits
 from torch.nn.functional import grid_sample
 
 from simpe.protocols import Simulator
+from simpe.simulators import digits as module
+from simpe.simulators import glyphs
+from simpe.simulators.digits import Digits
 
 
 def draw(simulator, n, seed=0):

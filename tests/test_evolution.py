@@ -1,6 +1,7 @@
 """The engine: what it converges to, what it replays, and what it never does."""
 
 import dataclasses
+import io
 import math
 
 import numpy as np
@@ -9,7 +10,7 @@ import torch
 from support import Oscillator, Patches, addressed_noise, no_noise
 
 import simpe
-from simpe import Budget, Categorical, Continuous, InputError, Parallel, ParameterSpace, PrivateData, Strategy, evolve
+from simpe import Budget, Categorical, InputError, Parallel, ParameterSpace, PrivateData, Strategy, evolve
 from simpe.evolution import Setup, flatten, init, step
 from simpe.scheduling import MAX_NOISE_MULTIPLIER, Schedule, places, schedule
 from simpe.voting import nearest
@@ -55,7 +56,7 @@ def test_classes_keep_to_themselves_and_their_shares():
     bright = release.samples.float()
     right = release.labels == 1
     assert bool((bright[right][:, :, 2:].mean((1, 2)) > bright[right][:, :, :2].mean((1, 2))).all())
-    assert set(np.load(__import__("io").BytesIO(release.files()["samples.npz"]))["labels"]) == {"left", "right"}
+    assert set(np.load(io.BytesIO(release.files()["samples.npz"]))["labels"]) == {"left", "right"}
 
 
 def test_the_same_seed_and_noise_give_the_same_release_and_another_seed_does_not(series):
@@ -105,7 +106,7 @@ def test_where_nothing_survives_the_choice_is_uniform_and_said(series):
         Oscillator(), flatten, Schedule(1.0, (1.0, 1.0)), Strategy(places=4), ("",), 10, 0, torch.device("cpu")
     )
     private.budget = Budget(100.0)
-    state, info = step(setup, private, init(setup, private))
+    _, info = step(setup, private, init(setup, private))
     assert info.uniform == (0,)
     assert len(info.survivors.unique()) == 4
     release = evolve(Oscillator(), None, PrivateData(series, budget=Budget(1.0), noise=drowned), samples=30)

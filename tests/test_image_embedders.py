@@ -5,10 +5,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from simpe.embedders import images as module
-from simpe.embedders.images import PixelsAndGradients, blurred_pixels, oriented_gradients
 from sklearn.datasets import load_digits
 
+from simpe.embedders import images as module
+from simpe.embedders.images import PixelsAndGradients, blurred_pixels, oriented_gradients
 from simpe.protocols import Embedder
 
 

@@ -135,43 +135,44 @@ class Ledger:
         """Every release on the ledger, or those of one run, in order."""
         return [r for r in self._records if r["type"] == "release" and run in (None, r["run"])]
 
-    def charges(self, run: str | None = None) -> list[Charge]:
-        """The charges of every release, or of those of one run."""
-        return [Charge(**r["charge"]) for r in self.releases(run)]
-
     def runs(self) -> int:
         """How many runs the ledger has served."""
         return sum(record["type"] == "run" for record in self._records)
 
+    def committed(self) -> list[Charge]:
+        """What counts as spent: the whole plan of every run, carried out or not, and every release without a plan.
+
+        How much of a plan is carried out may depend on results, so no part of it is ever given back.
+        """
+        planned = [Charge(**c) for r in self._records if r["type"] == "run" for c in r["plan"].values()]
+        return planned + [Charge(**r["charge"]) for r in self.releases() if not self._planned(r)]
+
     @property
     def adaptive(self) -> bool:
-        """Whether the releases have to be counted as adaptively chosen: several runs, or releases without a plan."""
+        """Whether charges have to be counted as adaptively chosen: several runs, or releases without a plan."""
         releases = self.releases()
-        return len({r["run"] for r in releases}) > 1 or not all(
-            self._planned(r["run"], r["address"], Charge(**r["charge"])) for r in releases
+        return len({r["run"] for r in self._records if r["type"] != "data"}) > 1 or not all(
+            map(self._planned, releases)
         )
 
-    def _planned(self, run: str, address: str, charge: Charge) -> bool:
-        record = self._run(run)
-        return record is not None and record["plan"].get(address) == asdict(charge)
+    def _planned(self, release: Record) -> bool:
+        record = self._run(release["run"])
+        return record is not None and record["plan"].get(release["address"]) == release["charge"]
 
     def admit(self, run: str, address: str, charge: Charge, budget: Budget) -> None:
         """Raise BudgetExceeded unless the charge fits into the budget beside all others. Call under the lock."""
-        alone = all(r["run"] == run for r in self.releases())
-        adaptive = self.adaptive or not alone or not self._planned(run, address, charge)
-        charges = [*self.charges(), charge]
-        if not adaptive:
-            # Which part of a plan is carried out may depend on results; so the whole of it has to fit.
-            charges = [Charge(**c) for c in (self._run(run) or {})["plan"].values()]
+        planned = self._planned({"run": run, "address": address, "charge": asdict(charge)})
+        charges = self.committed() if planned else [*self.committed(), charge]
+        adaptive = self.adaptive or not planned
         if delta_of(charges, budget.epsilon, budget.relation, adaptive) > budget.delta:
             raise BudgetExceeded(
                 f"refused: with this release the data set would be past epsilon {budget.epsilon:g} at delta "
-                f"{budget.delta:g}, counting all that its ledger holds; raise --epsilon (the total) or stop here"
+                f"{budget.delta:g}, counting every run begun on its ledger; raise --epsilon (the total) or stop here"
             )
 
     def spent(self, budget: Budget) -> float:
-        """The epsilon that all releases cost together at the budget's delta."""
-        charges, adaptive = self.charges(), self.adaptive
+        """The epsilon that all that is committed costs together at the budget's delta."""
+        charges, adaptive = self.committed(), self.adaptive
         if not charges:
             return 0.0
         spent = epsilon_of(charges, budget.delta, budget.relation, adaptive)
