@@ -55,6 +55,8 @@ class RunConfig(BaseModel):
     def _fits(self) -> RunConfig:
         if self.unit is None and self.k != 1:
             raise ValueError("k caps the rows of a unit: name the column with --unit too")
+        if self.ledger is not None and self.ledger.is_dir():
+            raise ValueError("ledger is a folder: name a file (it is made where there is none)")
         if self.classes is not None and (len(set(self.classes)) < len(self.classes) or "" in self.classes):
             raise ValueError("classes must be different, non-empty names")
         return self

@@ -180,7 +180,7 @@ BAD = [
     (["--classes", "0,0"], "classes"),
     (["--private", "nowhere"], "nowhere"),
     (["--unit", "writer"], "writer"),
-    (["--ledger", "/"], "/"),
+    (["--ledger", "."], "ledger"),
     (["--frobnicate"], "--frobnicate"),
 ]
 

@@ -42,7 +42,9 @@ def test_that_check_can_fail(tmp_path):
 
 def test_the_engine_uses_no_ambient_randomness():
     pattern = re.compile(r"np\.random\.(seed|rand|normal|choice|randint|shuffle|uniform)\(|^import random$|manual_seed")
-    places = [*ENGINE, *(ROOT / "simulators").rglob("*.py"), *(ROOT / "embedders").rglob("*.py")]
+    # The checker holds the global generators still to see whether a plug-in moves them.
+    engine = [path for path in ENGINE if path.name != "check.py"]
+    places = [*engine, *(ROOT / "simulators").rglob("*.py"), *(ROOT / "embedders").rglob("*.py")]
     lines = [(path.name, line) for path in places for line in path.read_text().splitlines() if pattern.search(line)]
     assert [line for line in lines if "torch.Generator()" not in line[1]] == []
 

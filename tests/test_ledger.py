@@ -110,7 +110,7 @@ def test_a_charge_past_the_budget_is_refused_before_a_row_is_read():
     error, looked = counted(private, "large", 1.0)
     assert isinstance(error, BudgetExceeded)
     assert not looked
-    assert len(private.ledger.charges()) == 1
+    assert len(private.ledger.committed()) == 1
     assert counted(private, "small again", 20.0)[1]
 
 
@@ -245,7 +245,7 @@ def test_a_kill_while_publishing_leaves_the_old_or_the_new_ledger_whole(tmp_path
         child.join(60)
         new = (folder / "ledger").read_bytes()
         assert new.startswith(old)
-        assert len(loaded(folder / "ledger").charges()) == 4 + (new != old)
+        assert len(loaded(folder / "ledger").committed()) == 4 + (new != old)
         assert {p.name for p in folder.iterdir()} == {"ledger", "ledger.lock"}  # the leftover is gone
         seen.append((child.exitcode, new != old))
         if child.exitcode == 0:
@@ -272,7 +272,7 @@ def test_processes_on_one_ledger_never_overspend(tmp_path):
     for child in children:
         child.join(120)
         assert child.exitcode == 0
-    charges = loaded(tmp_path / "ledger").charges()
+    charges = loaded(tmp_path / "ledger").committed()
     assert 1 < len(charges) < 24  # all of them together would be too much
     assert delta_of(charges, 1.0, adaptive=True) <= 1e-6
     assert delta_of([*charges, Charge(12.0)], 1.0, adaptive=True) > 1e-6
@@ -299,4 +299,4 @@ def test_threads_at_one_door_never_overspend(tmp_path, file):
     private.noisy_sum(query, 2, 5.5, address="first")
     other.join(60)
     assert isinstance(results["second"], BudgetExceeded)
-    assert len(private.ledger.charges()) == 1
+    assert len(private.ledger.committed()) == 1

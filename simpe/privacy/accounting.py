@@ -61,9 +61,8 @@ class Budget:
     relation: Relation = "add_remove"
 
     def __post_init__(self) -> None:
-        if isinstance(self.epsilon, bool) or not (
-            isinstance(self.epsilon, int | float) and math.isfinite(self.epsilon) and self.epsilon > 0
-        ):
+        number = isinstance(self.epsilon, int | float) and not isinstance(self.epsilon, bool)
+        if not (number and math.isfinite(self.epsilon) and self.epsilon > 0):
             raise ValueError(f"epsilon must be a positive number, got {self.epsilon}")
         if not (isinstance(self.delta, int | float) and 0 < self.delta < 1):
             raise ValueError(f"delta must lie strictly between 0 and 1, got {self.delta}")

@@ -150,10 +150,8 @@ class Ledger:
     @property
     def adaptive(self) -> bool:
         """Whether charges have to be counted as adaptively chosen: several runs, or releases without a plan."""
-        releases = self.releases()
-        return len({r["run"] for r in self._records if r["type"] != "data"}) > 1 or not all(
-            map(self._planned, releases)
-        )
+        runs = {record["run"] for record in self._records if record["type"] != "data"}
+        return len(runs) > 1 or not all(map(self._planned, self.releases()))
 
     def _planned(self, release: Record) -> bool:
         record = self._run(release["run"])

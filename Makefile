@@ -1,0 +1,49 @@
+# Two commands do everything: `make run` makes a data set, `make test` checks the project.
+# Both make a virtual environment in .venv first; only Python 3.11 or newer and make are needed.
+
+PYTHON ?= python3
+BIN := .venv/bin
+OUT ?= runs/digits
+
+.PHONY: help run test lint types clean
+
+help:  ## Show this list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+run: .venv/run.stamp  ## Make a DP data set from scikit-learn's digits at epsilon 1
+	@if [ -d $(OUT) ]; then $(BIN)/simpe resume $(OUT); \
+	else $(BIN)/simpe digits --private sklearn --epsilon 1 --out $(OUT); fi
+	@echo "Look at $(OUT)/release/grid.png, and read $(OUT)/release/certificate.json."
+
+test: .venv/dev.stamp lint types  ## Check style, types and behaviour
+	@echo "Tests (about five minutes on two cores)"
+	$(BIN)/python -m pytest $(ARGS)
+	@echo "All tests passed."
+
+lint: .venv/dev.stamp
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+# Types are checked on the installed package, where simulators/ and embedders/ stand inside simpe/.
+types: .venv/dev.stamp
+	@rm -rf build && mkdir -p build
+	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --target build/installed .
+	cd build/installed && ../../$(BIN)/mypy --config-file ../../pyproject.toml -p simpe
+
+.venv/bin/pip:
+	@$(PYTHON) -c 'import sys; sys.exit("simpe needs Python 3.11 or newer: make PYTHON=python3.11" if sys.version_info < (3, 11) else 0)'
+	@echo "Making a virtual environment in .venv"
+	$(PYTHON) -m venv .venv
+
+.venv/run.stamp: .venv/bin/pip pyproject.toml constraints.txt
+	@echo "Installing simpe and what it needs (a few minutes the first time)"
+	$(BIN)/pip install --disable-pip-version-check --constraint constraints.txt --editable .
+	@touch $@
+
+.venv/dev.stamp: .venv/run.stamp
+	@echo "Installing what the tests need"
+	$(BIN)/pip install --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+clean:  ## Remove the environment and build products (never runs/)
+	rm -rf .venv build
