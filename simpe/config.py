@@ -18,7 +18,8 @@ class RunConfig(BaseModel):
     """Everything that repeats a run. The field names are the options of the command line.
 
     ``simulator`` and ``embedder`` are names from ``simpe list`` or ``module:Name``; ``options`` are passed to the
-    simulator's constructor. ``run`` is set by simpe in a run folder and identifies the run on its ledger.
+    simulator's constructor; ``strategy`` replaces the simulator's own (see :class:`simpe.Strategy`). ``run`` is set by
+    simpe in a run folder and identifies the run on its ledger.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -40,7 +41,7 @@ class RunConfig(BaseModel):
     seed: int = Field(default=0, ge=0)
     device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?|mps)$")
     options: dict[str, Any] = {}
-    strategy: Strategy = Strategy()
+    strategy: Strategy | None = None
     run: str | None = None
 
     @field_validator("classes", mode="before")

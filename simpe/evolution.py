@@ -117,7 +117,7 @@ def step(setup: Setup, private: PrivateData, state: State) -> tuple[State, Info]
     if t + 1 == setup.schedule.steps:
         return replace(state, step=t + 1), info
     parents = candidates.take(survivors)
-    strength = strategy.strength * strategy.decay**t
+    strength = strategy.strength_at(t)
     generator = public_generator(setup.seed, STAGE, t, "variation")
     many = survivors.repeat_interleave(strategy.children if strategy.elitist else 1)
     children = candidates.take(many)
@@ -159,7 +159,7 @@ def evolve(
 
     Raises InputError where options do not fit the budget, the simulator or the ledger.
     """
-    strategy = strategy or Strategy()
+    strategy = strategy or getattr(simulator, "strategy", None) or Strategy()
     embedder = embedder or getattr(simulator, "embedder", None) or flatten
     if samples < 1:
         raise InputError(f"--samples must be at least 1, got {samples}")
@@ -238,7 +238,7 @@ def _embed(setup: Setup, candidates: Population, t: int) -> Tensor:
     generator = public_generator(setup.seed, STAGE, t, "lookahead")
     total = None
     for i in range(strategy.lookahead):
-        varied = _variation(setup.simulator, candidates.params, strategy.strength * strategy.decay**t, generator)
+        varied = _variation(setup.simulator, candidates.params, strategy.strength_at(t), generator)
         one = render_and_embed(setup.simulator, setup.embedder, candidates.with_params(varied))
         total = one if total is None else total + one
         setup.progress(what, i + 1, strategy.lookahead)
@@ -269,7 +269,7 @@ def _select(
 
 
 def _spread(setup: Setup, state: State, last: Info) -> Population:
-    """Vary the last survivors into the outputs, each class's shared out in proportion to their noisy votes."""
+    """Vary the last survivors into the outputs, in proportion to their noisy votes within each class; shuffled."""
     generator = public_generator(setup.seed, STAGE, setup.schedule.steps, "release")
     survivors = last.candidates.take(last.survivors)
     chosen = []
@@ -280,8 +280,11 @@ def _spread(setup: Setup, state: State, last: Info) -> Population:
             if not setup.strategy.elitist:  # resampling has used the votes already
                 weights = torch.ones_like(weights)
             chosen.append(mine[selection.systematic(weights, n, generator)])
-    parents = survivors.take(torch.cat(chosen))
-    strength = setup.strategy.release_strength
+    index = torch.cat(chosen)
+    order = torch.randperm(len(index), generator=generator).to(index.device)
+    parents = survivors.take(index[order])
+    own = setup.strategy.release_strength
+    strength = setup.strategy.strength_at(setup.schedule.steps - 1) if own is None else own
     return parents.with_params(_variation(setup.simulator, parents.params, strength, generator))
 
 

@@ -18,7 +18,7 @@ from simpe.privacy.ledger import Ledger
 from simpe.private import PrivateData, TestNoise
 from simpe.protocols import Embedder, Simulator
 from simpe.release import Release
-from simpe.scheduling import schedule
+from simpe.scheduling import Strategy, schedule
 
 
 def start(config: RunConfig, *, progress: Progress | None = None, noise: TestNoise | None = None) -> Release:
@@ -36,7 +36,8 @@ def start(config: RunConfig, *, progress: Progress | None = None, noise: TestNoi
     device = _device(config.device)
     # A shared ledger can refuse before there is a folder; an own one has room for any schedule that exists.
     private = None if config.ledger is None else _door(config, rows, Ledger(config.ledger), noise)
-    one_bin = config.unit is None and config.strategy.neighbours == 1
+    strategy = config.strategy or getattr(parts[0], "strategy", None) or Strategy()
+    one_bin = config.unit is None and strategy.neighbours == 1
     schedule(_budget(config), config.steps, one_bin=one_bin, spent=private.ledger.committed() if private else ())
     store.create_run(config.out, config.to_toml(), config.ledger)
     private = private or _door(config, rows, store.open_ledger(config.out), noise)

@@ -28,25 +28,29 @@ class Strategy:
     - ``clear``: the votes that a place can expect, in noise standard deviations (at least ``votes`` votes).
     - ``places``: survivors a class, instead of the rule above.
     - ``strength``, ``decay``: variation at step t is ``strength * decay**t``. ``release_strength``: at the end,
-      when the survivors are spread to the samples asked for.
-    - ``threshold``: in noise standard deviations, taken off the counts before resampling.
+      when the survivors are spread to the samples asked for; without it, what one more step would have.
+    - ``threshold``: in noise standard deviations, taken off the counts before they share out places or samples.
     - ``lookahead``: variations whose mean embedding stands for a candidate; 0 embeds the candidate itself.
     - ``neighbours``: candidates that each row votes for. ``metric``: l2 or cosine.
     """
 
     elitist: bool = True
-    start: int = 10
+    start: int = 20
     children: int = 3
     clear: float = 2.0
     votes: float = 4.0
     places: int | None = None
     strength: float = 0.7
-    decay: float = 0.72
-    release_strength: float = 0.5
-    threshold: float = 0.0
+    decay: float = 0.6
+    release_strength: float | None = None
+    threshold: float = 1.0
     lookahead: int = 0
     neighbours: int = 1
     metric: str = "l2"
+
+    def strength_at(self, step: int) -> float:
+        """Strength of the variation after a step, counted from 0."""
+        return self.strength * self.decay**step
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn.functional import grid_sample
 
 from simpe.embedders.images import PixelsAndGradients
+from simpe.scheduling import Strategy
 from simpe.simulators.glyphs import REACH, Atlas, atlas
 from simpe.space import Categorical, Continuous, ParameterSpace, Params
 
@@ -42,6 +43,8 @@ class Digits:
     Raises ValueError for a size, margin or class that cannot be drawn, ImportError (with the package to
     install) when a typeface is missing, FileNotFoundError for a font that does not exist.
     """
+
+    strategy = Strategy(decay=0.72, release_strength=0.5)
 
     def __init__(
         self,
