@@ -385,5 +385,5 @@ def _fingerprint(
     for name, array in (("samples", samples), ("labels", labels), ("units", units)):
         if array is not None:
             digest.update(f"{name}{array.dtype.str}{array.shape}".encode())
-            digest.update(np.ascontiguousarray(array).view(np.uint8) if array.size else b"")
+            digest.update(np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()

@@ -1,0 +1,146 @@
+"""Digits on MNIST: each row of the table is a resumable command, and `table` assembles them.
+
+    python benchmarks/digits.py row --data DIR [--epsilon 1] [--seed 0] [--kind simpe] [--rows 60000]
+    python benchmarks/digits.py table
+
+DIR holds MNIST's four IDX files. A row makes a run folder under runs/benchmark/ (continued when it was stopped), trains
+the small classifier of `simpe evaluate` on the release, tests it once on the 10,000 test images, and writes
+benchmarks/results/digits/NAME.json with its settings, date and commit. A row that has its JSON is not made again.
+
+Kinds: simpe (the defaults), random (the simulator's prior, no private data: `--epsilon` is ignored), ceiling (the
+defaults without noise: NOT private, what the simulator could do).
+"""
+
+import argparse
+import datetime
+import json
+import subprocess
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from simpe import Strategy, metrics, runs
+from simpe.config import make_config
+from simpe.data import read
+from simpe.population import Population, public_generator
+from simpe.release import read_samples
+from simpe.rendering import render
+from simpe.simulators.digits import Digits
+
+RESULTS = Path(__file__).parent / "results" / "digits"
+SAMPLES = 40_000
+DELTA = 1e-5
+
+
+def no_noise(sigma: float, n: int, address: str) -> np.ndarray:
+    return np.zeros(n, dtype=np.int64)
+
+
+def subset(data: Path, rows: int, seed: int) -> str:
+    """The training images, or the path of a file with a public random draw of them."""
+    if rows == 60_000:
+        return str(data)
+    path = Path("runs/benchmark") / f"mnist-{rows}-{seed}.npz"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        whole = read(data)
+        chosen = np.random.default_rng(seed).permutation(len(whole.samples))[:rows]
+        np.savez(path, images=whole.samples[chosen], labels=whole.labels[chosen])
+    return str(path)
+
+
+def make_release(arguments: argparse.Namespace, name: str) -> tuple[np.ndarray, np.ndarray, dict]:
+    """Images, labels and settings of a row."""
+    if arguments.kind == "random":
+        simulator = Digits()
+        p = simulator.space.sample(SAMPLES, public_generator(arguments.seed, "random parameters"))
+        labels = torch.arange(SAMPLES) % 10
+        images = render(simulator, Population(p, labels, torch.full_like(labels, -1)))
+        return images.numpy(), labels.numpy(), {}
+    out = Path("runs/benchmark") / name
+    noise = no_noise if arguments.kind == "ceiling" else None
+    if (out / "private").exists():
+        runs.resume(out, noise=noise)
+    else:
+        config = make_config(
+            simulator="digits", private=subset(arguments.data, arguments.rows, arguments.seed), out=out,
+            epsilon=arguments.epsilon, delta=DELTA, samples=SAMPLES, seed=arguments.seed,
+            strategy=Strategy(**json.loads(arguments.strategy)) if arguments.strategy else None, steps=arguments.steps,
+        )  # fmt: skip
+        runs.start(config, noise=noise)
+    certificate = json.loads((out / "release" / "certificate.json").read_text())
+    images, labels = read_samples(out / "release" / "samples.npz")
+    assert labels is not None
+    settings = {key: certificate[key] for key in ("private", "epsilon", "delta", "relation", "unit", "charges")}
+    return images, labels, settings | {"strategy": certificate["public_inputs"]["strategy"]}
+
+
+def row(arguments: argparse.Namespace) -> None:
+    name = "-".join(
+        [arguments.kind]
+        + ([f"eps{arguments.epsilon:g}"] if arguments.kind == "simpe" else [])
+        + [f"rows{arguments.rows}", f"seed{arguments.seed}"]
+        + ([arguments.tag] if arguments.tag else [])
+    )
+    path = RESULTS / f"{name}.json"
+    if path.exists():
+        print(f"{path} is there already")
+        return
+    begun = time.perf_counter()
+    images, labels, settings = make_release(arguments, name)
+    made = time.perf_counter()
+    test = read(arguments.data, split="test")
+    found = metrics.evaluate(images, labels, test.samples, test.labels, task="classify", seed=arguments.seed)
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
+    result = {
+        "kind": arguments.kind, "epsilon": arguments.epsilon, "rows": arguments.rows, "seed": arguments.seed,
+        "seconds": {"run": round(made - begun, 1), "evaluation": round(time.perf_counter() - made, 1)},
+        "metrics": found, "settings": settings, "commit": commit.stdout.strip(),
+        "date": datetime.date.today().isoformat(), "threads": torch.get_num_threads(),
+    }  # fmt: skip
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(result, indent=1) + "\n")
+    print(name, found["classify"]["accuracy"], result["seconds"], flush=True)
+
+
+def table() -> None:
+    """Mean and spread over seeds, as Markdown."""
+    found: dict[tuple, list[dict]] = {}
+    for path in sorted(RESULTS.glob("*.json")):
+        one = json.loads(path.read_text())
+        epsilon = one["epsilon"] if one["kind"] == "simpe" else None
+        found.setdefault((one["kind"], one["rows"], epsilon), []).append(one)
+    print("| what | private rows | epsilon | accuracy | 1-NN | Frechet | run, seconds | seeds |")
+    print("| --- | --- | --- | --- | --- | --- | --- | --- |")
+    for (kind, rows, epsilon), group in sorted(found.items(), key=str):
+        accuracy = [100 * one["metrics"]["classify"]["accuracy"] for one in group]
+        nearest = [100 * one["metrics"]["classify"]["nearest_neighbour_accuracy"] for one in group]
+        frechet = [one["metrics"]["frechet_distance"] for one in group]
+        seconds = [one["seconds"]["run"] for one in group]
+        print(
+            f"| {kind} | {'none' if kind == 'random' else rows} | {'' if epsilon is None else epsilon} "
+            f"| {np.mean(accuracy):.1f} ± {np.std(accuracy):.1f} | {np.mean(nearest):.1f} | {np.mean(frechet):.4f} "
+            f"| {np.mean(seconds):.0f} | {len(group)} |"
+        )
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    one = commands.add_parser("row")
+    one.add_argument("--data", type=Path, required=True)
+    one.add_argument("--kind", choices=("simpe", "random", "ceiling"), default="simpe")
+    one.add_argument("--epsilon", type=float, default=1.0)
+    one.add_argument("--rows", type=int, default=60_000)
+    one.add_argument("--seed", type=int, default=0)
+    one.add_argument("--strategy", help="JSON of a Strategy, in place of the simulator's")
+    one.add_argument("--steps", type=int)
+    one.add_argument("--tag", help="added to the name of the result")
+    commands.add_parser("table")
+    arguments = parser.parse_args()
+    if arguments.command == "row":
+        row(arguments)
+    else:
+        table()
