@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import sys
@@ -126,7 +127,7 @@ def evaluate(
         str, typer.Option(help=f"What to compare the release with: {PATHS}. Test files, where there are some.")
     ],
     task: Annotated[str | None, typer.Option(help="classify: train a classifier on the release and test it.")] = None,
-    seed: Annotated[int, typer.Option(help="Seed of the classifier.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the classifier.")] = 0,
 ) -> None:
     """Measure a release against real rows. The figures are not private: they go to DIR/private/ and to you."""
     from simpe import metrics, store
@@ -141,10 +142,11 @@ def evaluate(
         found = metrics.evaluate(
             samples, labels, reference.samples, reference.labels, task=task, seed=seed, progress=progress
         )
-    text = json.dumps({"against": against, "private": False, **found}, indent=2)
-    where = store.write_private(folder, "metrics.json", text + "\n")
+    text = json.dumps({"against": against, "differentially_private": False, **found}, indent=2)
     print(text)
-    _say(f"Not private where the reference is not public. Also in {where}")
+    if (folder / "private").is_dir():
+        store.write_private(folder, "metrics.json", text + "\n")
+    _say("Not private where the reference is not public: keep it with the run's private/ folder")
 
 
 @app.command()
@@ -163,6 +165,7 @@ def check(
     from simpe.data import read
     from simpe.plugins import make
 
+    public = None if fit is None else read(fit)
     plugin = make(name, "simpe.simulators")
     simulates = hasattr(plugin, "render") or hasattr(plugin, "space")
     if not simulates and not callable(plugin):
@@ -179,10 +182,9 @@ def check(
         _say(f"{failed} of {len(findings)} checks failed")
         raise typer.Exit(1)
     print(f"{name}: all {len(findings)} checks passed")
-    if fit is not None:
+    if public is not None:
         if not simulates:
             raise InputError("--fit needs a simulator")
-        public = read(fit)
         with _Progress() as progress:
             found = checks.fit(plugin, public.samples, public.labels, progress=progress)
         print(found)
@@ -191,11 +193,11 @@ def check(
 @app.command(name="list")
 def list_() -> None:
     """List the simulators and embedders that are installed."""
-    from rich.table import Table
+    from rich.table import Column, Table
 
     from simpe.plugins import GROUPS, available
 
-    table = Table("kind", "name", "defined in", "package", box=None)
+    table = Table(*(Column(name, overflow="fold") for name in ("kind", "name", "defined in", "package")), box=None)
     for group in GROUPS:
         for name, point in available(group).items():
             table.add_row(
@@ -258,8 +260,13 @@ def _run(config: RunConfig, save_config: Path | None) -> None:
         if save_config.exists():
             raise InputError(f"--save-config {save_config}: exists already; choose another name")
         save_config.write_text(config.to_toml())
-    with _Progress() as progress:
-        release = runs.start(config, progress=progress)
+    try:
+        with _Progress() as progress:
+            release = runs.start(config, progress=progress)
+    except InputError:
+        if save_config is not None and not config.out.exists():  # refused: it repeats nothing
+            save_config.unlink()
+        raise
     _conclude(config.out, release)
 
 
@@ -315,6 +322,8 @@ def _say(text: str) -> None:
 def main() -> None:
     """Entry point. Exit codes: 0 done, 1 a check or target failed, 2 bad input."""
     arguments = sys.argv[1:] or ["--help"]
+    # Threads that spin while they wait slow everything down many times over where cores are shared.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     try:
         code = app(arguments, prog_name="simpe", standalone_mode=False)
     except InputError as error:
@@ -326,11 +335,18 @@ def main() -> None:
         code = 0
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        code = _fail(f"{where}{error.strerror or error}; mend that, then continue a run with: simpe resume DIR")
+        full = error.errno in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
+        code = _fail(f"{where}{error.strerror or error}" + ("; free space, then: simpe resume DIR" if full else ""))
     except Exception as error:
-        if not hasattr(error, "format_message"):  # not a usage error of the command line
+        if hasattr(error, "format_message"):  # a usage error of the command line
+            code = _fail(error.format_message())
+        elif os.environ.get("SIMPE_DEBUG"):
             raise
-        code = _fail(error.format_message())
+        else:
+            said = (str(error).splitlines() or [""])[0]
+            code = _fail(
+                f"{type(error).__name__}: {said} (a defect of simpe or of a plug-in; SIMPE_DEBUG=1 shows where)"
+            )
     sys.exit(code if isinstance(code, int) else 0)
 
 

@@ -10,7 +10,7 @@ import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from simpe.errors import InputError
-from simpe.privacy.accounting import Relation
+from simpe.privacy.accounting import LARGEST_EPSILON, SMALLEST_DELTA, SMALLEST_EPSILON, Relation
 from simpe.scheduling import MAX_STEPS, Strategy
 
 
@@ -18,8 +18,9 @@ class RunConfig(BaseModel):
     """Everything that repeats a run. The field names are the options of the command line.
 
     ``simulator`` and ``embedder`` are names from ``simpe list`` or ``module:Name``; ``options`` are passed to the
-    simulator's constructor; ``strategy`` replaces the simulator's own (see :class:`simpe.Strategy`). ``run`` is set by
-    simpe in a run folder and identifies the run on its ledger.
+    simulator's constructor; ``strategy`` replaces the simulator's own (see :class:`simpe.Strategy`). simpe sets
+    ``run`` in a run folder, which identifies the run on its ledger, and ``modules``, the folder where ``module:Name``
+    was found.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -27,15 +28,15 @@ class RunConfig(BaseModel):
     simulator: str = "digits"
     embedder: str | None = None
     private: str
-    epsilon: float = Field(gt=0, allow_inf_nan=False)
-    delta: float = Field(default=1e-6, gt=0, lt=1)
+    epsilon: float = Field(ge=SMALLEST_EPSILON, le=LARGEST_EPSILON, allow_inf_nan=False)
+    delta: float = Field(default=1e-6, ge=SMALLEST_DELTA, lt=1)
     relation: Relation = "add_remove"
     out: Path
-    samples: int = Field(default=10_000, ge=1)
+    samples: int = Field(default=10_000, ge=1, le=10_000_000)
     steps: int | None = Field(default=None, ge=1, le=MAX_STEPS)
     classes: tuple[str, ...] | None = None
     unit: str | None = None
-    k: int = Field(default=1, ge=1)
+    k: int = Field(default=1, ge=1, le=10_000)
     size: int | None = Field(default=None, ge=4, le=1024)
     ledger: Path | None = None
     seed: int = Field(default=0, ge=0)
@@ -43,6 +44,7 @@ class RunConfig(BaseModel):
     options: dict[str, Any] = {}
     strategy: Strategy | None = None
     run: str | None = None
+    modules: Path | None = None
 
     @field_validator("classes", mode="before")
     @classmethod
@@ -55,11 +57,11 @@ class RunConfig(BaseModel):
     @model_validator(mode="after")
     def _fits(self) -> RunConfig:
         if self.unit is None and self.k != 1:
-            raise ValueError("k caps the rows of a unit: name the column with --unit too")
-        if self.ledger is not None and self.ledger.is_dir():
-            raise ValueError("ledger is a folder: name a file (it is made where there is none)")
+            raise ValueError("--k caps the rows of a unit: name the column with --unit too")
+        if self.ledger is not None and self.ledger.resolve().is_relative_to(self.out.resolve()):
+            raise ValueError("--ledger lies inside --out; a run folder has a ledger of its own, so leave it out")
         if self.classes is not None and (len(set(self.classes)) < len(self.classes) or "" in self.classes):
-            raise ValueError("classes must be different, non-empty names")
+            raise ValueError("--classes must be different, non-empty names")
         return self
 
     def to_toml(self) -> str:

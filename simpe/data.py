@@ -54,7 +54,7 @@ class DataSet:
         return "DataSet(...)"
 
 
-def read(path: str | Path, unit: str | None = None, split: str = "train") -> DataSet:
+def read(path: str | Path, unit: str | None = None, split: str = "train", colour: bool = False) -> DataSet:
     """Read a data set; ``path`` is one of
 
     - the word ``sklearn``: scikit-learn's 8 x 8 digits, scaled to 0..255;
@@ -62,8 +62,9 @@ def read(path: str | Path, unit: str | None = None, split: str = "train") -> Dat
     - an ``.npz`` file with ``images`` (uint8, or float in [0, 1], of shape (n, h, w) or (n, h, w, 3)) or
       ``samples`` (float, (n, ...)), and ``labels`` (n,) if any;
     - a folder with one sub-folder of images a class, whose name is the label. Rows stand in the order of
-      their sorted paths. Grey images stay grey unless some image has colour; alpha is dropped, 16 bits become
-      8, an animation gives its first frame. Hidden files and files that are no images are skipped;
+      their sorted paths. All become grey, or all RGB where ``colour`` (a public choice: if it followed the images,
+      one could change all others); alpha is dropped, 16 bits become 8, an animation gives its first frame. Hidden
+      files and files that are no images are skipped;
     - a folder of ``.csv`` files, each one series: its last column, with a header line or without.
 
     ``unit`` names the array of an ``.npz`` that holds each row's privacy unit, (n,) integers or strings.
@@ -92,7 +93,7 @@ def read(path: str | Path, unit: str | None = None, split: str = "train") -> Dat
         return _read_npz(source, unit)
     if idx:
         return _read_idx_folder(source, idx, split)
-    return _read_folder(source, entries)
+    return _read_folder(source, entries, colour)
 
 
 def encode_labels(labels: np.ndarray | Sequence[Any], classes: Sequence[str]) -> np.ndarray:
@@ -278,7 +279,7 @@ def _check_column(path: Path, key: str | None, column: np.ndarray, rows: int) ->
         raise InputError(f"{path}: {key!r} must hold integers or strings, not {column.dtype}")
 
 
-def _read_folder(folder: Path, entries: list[Path]) -> DataSet:
+def _read_folder(folder: Path, entries: list[Path], colour: bool) -> DataSet:
     with _reading(folder):
         loose = any(_is_image(entry) for entry in entries)
         images = [file for entry in entries if entry.is_dir() for file in _entries(entry) if _is_image(file)]
@@ -286,7 +287,7 @@ def _read_folder(folder: Path, entries: list[Path]) -> DataSet:
     if loose:
         raise InputError(f"{folder}: has images outside a class; move them into one sub-folder a class")
     if images:
-        return _read_images(folder, images)
+        return _read_images(folder, images, colour)
     if series:
         return _read_series(folder, series)
     raise InputError(f"{folder}: has no data; give {_KINDS}")
@@ -296,32 +297,30 @@ def _is_image(path: Path) -> bool:
     return path.suffix.lower() in _IMAGE_SUFFIXES and path.is_file()
 
 
-def _read_images(folder: Path, files: list[Path]) -> DataSet:
+def _read_images(folder: Path, files: list[Path], colour: bool) -> DataSet:
     images: list[np.ndarray] = []
     for file in files:
-        images.append(_read_image(file))
+        images.append(_read_image(file, colour))
         (h, w), (h2, w2) = images[0].shape[:2], images[-1].shape[:2]
         if (h, w) != (h2, w2):
             one, other = files[0].relative_to(folder), file.relative_to(folder)
             raise InputError(f"{folder}: {one} is {h} x {w}, {other} is {h2} x {w2}; bring all to one size")
-    if any(image.ndim == 3 for image in images):
-        images = [image if image.ndim == 3 else np.stack([image] * 3, axis=2) for image in images]
     return DataSet(np.stack(images), np.array([file.parent.name for file in files]), None, None)
 
 
-def _read_image(path: Path) -> np.ndarray:
-    """Read one image: uint8 (h, w) where it is grey, else (h, w, 3)."""
+def _read_image(path: Path, colour: bool) -> np.ndarray:
+    """Read one image: uint8 (h, w), or (h, w, 3) with ``colour``."""
     from PIL import Image
 
     with _reading(path), path.open("rb") as file, Image.open(file, formats=_IMAGE_FORMATS) as image:
-        if image.mode in ("1", "L", "LA"):
-            return np.array(image.convert("L"))
         if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
-            return np.rint(np.asarray(image) / 257).astype(np.uint8)
+            grey = np.rint(np.asarray(image) / 257).astype(np.uint8)
+            return np.stack([grey] * 3, axis=2) if colour else grey
         if image.mode in ("I", "F"):
             raise InputError(f"{path}: holds 32 bits a pixel; save it with 8 or 16")
         # Pillow warns where it takes a transparent palette to RGB in one step.
-        return np.array((image.convert("RGBA") if image.mode == "P" else image).convert("RGB"))
+        plain = image.convert("RGBA") if image.mode == "P" else image
+        return np.array(plain.convert("RGB" if colour else "L"))
 
 
 def _read_series(folder: Path, files: list[Path]) -> DataSet:

@@ -159,15 +159,13 @@ def evolve(
 
     Raises InputError where options do not fit the budget, the simulator or the ledger.
     """
-    strategy = strategy or getattr(simulator, "strategy", None) or Strategy()
+    strategy = strategy or own_strategy(simulator)
     embedder = embedder or getattr(simulator, "embedder", None) or flatten
     if samples < 1:
         raise InputError(f"--samples must be at least 1, got {samples}")
-    classes = private.classes or getattr(simulator, "classes", None)
-    if private.has_labels and classes is None:
-        raise InputError("the rows have labels: declare their classes (--classes), which are public")
-    private.declare(classes or ("",))
+    private.declare(private.classes or classes_of(simulator, private.has_labels))
     assert private.classes is not None
+    preflight(simulator, embedder, private.sample_shape, private.sample_dtype)
     one_bin = private.one_bin and strategy.neighbours == 1
     public = {
         "simulator": describe(simulator),
@@ -210,6 +208,62 @@ def evolve(
         evolution=_lineage(setup, infos),
         ledger=private.ledger,
     )
+
+
+def own_strategy(simulator: Simulator) -> Strategy:
+    """The simulator's own strategy, or the default.
+
+    Raises InputError when it is something else.
+    """
+    strategy = getattr(simulator, "strategy", None) or Strategy()
+    if not isinstance(strategy, Strategy):
+        raise InputError(f"the simulator's strategy must be a simpe.Strategy, got {type(strategy).__name__}")
+    return strategy
+
+
+def classes_of(simulator: Simulator, labelled: bool) -> tuple[str, ...]:
+    """The classes that a run has when none are declared: the simulator's, or one without a name.
+
+    Raises InputError when rows have labels and nothing says which classes there are, or the other way round.
+    """
+    classes = tuple(str(name) for name in getattr(simulator, "classes", None) or ())
+    if labelled and not classes:
+        raise InputError("the rows have labels: declare their classes, which are public (--classes, or in the config)")
+    if not labelled and len(classes) > 1:
+        raise InputError(f"the simulator draws {len(classes)} classes, so the private rows need labels; they have none")
+    return classes if labelled else ("",)
+
+
+def preflight(simulator: Simulator, embedder: Embedder, shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    """Draw, vary, render and embed a little, so that a plug-in that cannot work is found before anything is spent.
+
+    ``shape`` and ``dtype`` are those of a private sample: public schema. No row is read.
+
+    Raises InputError naming what failed.
+    """
+    what = "random"
+    try:
+        generator = public_generator(0, "preflight")
+        rows = _random(simulator, 2, generator)
+        what = "variation"
+        rows = _variation(simulator, rows, 0.5, generator)
+        labels = torch.zeros(2, dtype=torch.int64)
+        what = "render"
+        samples = render(simulator, Population(rows, labels, labels))
+        what = "embed (a rendered sample)"
+        theirs = embedder(samples).float()
+        what = "embed (a sample of the private set's shape and dtype)"
+        ours = embedder(torch.zeros((2, *shape), dtype=dtype)).float()
+    except Exception as error:
+        said = (str(error).splitlines() or [""])[0]
+        raise InputError(f"{what} failed: {type(error).__name__}: {said}; see simpe check") from error
+    if len(theirs) != 2 or theirs.ndim != 2 or not bool(theirs.isfinite().all()):
+        raise InputError("the embedding of two rendered samples is not two rows of finite numbers; see simpe check")
+    if theirs.shape[1:] != ours.shape[1:]:
+        raise InputError(
+            f"the simulator's samples {tuple(samples.shape[1:])} and the private ones {tuple(shape)} are embedded as "
+            f"{theirs.shape[1]} and {ours.shape[1]} numbers; make them alike, or give another embedder"
+        )
 
 
 def flatten(samples: Tensor) -> Tensor:

@@ -67,4 +67,5 @@ def _plain(value: Any) -> Any:
     try:
         return json.loads(json.dumps(value))
     except TypeError:
-        return f"{type(value).__module__}:{type(value).__qualname__}"
+        name = getattr(value, "__qualname__", None) or type(value).__qualname__
+        return {"object": f"{value.__module__}:{name}", **_plain(getattr(value, "__dict__", {}))}

@@ -18,8 +18,9 @@ def available(group: str) -> dict[str, metadata.EntryPoint]:
     return {point.name: point for point in sorted(metadata.entry_points(group=group), key=lambda p: p.name)}
 
 
-def load(name: str, group: str) -> Any:
-    """The class, function or object called ``name``; modules are also looked for in the current folder.
+def load(name: str, group: str, modules: Path | None = None) -> Any:
+    """The class, function or object called ``name``; modules are also looked for in ``modules``, or
+    else the current folder.
 
     Raises InputError when it is not found or cannot be imported.
     """
@@ -30,7 +31,7 @@ def load(name: str, group: str) -> Any:
     if not colon or not module or not attribute:
         known = ", ".join(registered) or "none"
         raise InputError(f"{name!r} is not registered (known: {known}); write module:Name for a plug-in of your own")
-    here = str(Path.cwd())
+    here = str(modules or Path.cwd())
     if here not in sys.path:
         sys.path.insert(0, here)
 
@@ -43,12 +44,12 @@ def load(name: str, group: str) -> Any:
     return _import(name, find)
 
 
-def make(name: str, group: str, options: dict[str, Any] | None = None) -> Any:
+def make(name: str, group: str, options: dict[str, Any] | None = None, modules: Path | None = None) -> Any:
     """The plug-in, made with the options where it is a class.
 
     Raises InputError when it cannot be made.
     """
-    found = load(name, group)
+    found = load(name, group, modules)
     if not isinstance(found, type):
         if options:
             raise InputError(f"{name} is not a class, so it takes no options")

@@ -31,7 +31,7 @@ TestNoise = Callable[[float, int, str], NDArray[np.int64]]
 """(sigma, n, address) -> n integers: noise for tests. It voids the guarantee, and the certificate says so."""
 
 _EMBED = 256  # rows embedded at a time, always exactly so many
-_MOST_ROWS = 10_000  # of a unit; keeps its squared counts times S^2 within 64 bits
+MOST_ROWS = 10_000  # of a unit; keeps its squared counts times S^2 within 64 bits
 _LARGEST_SCALE = 1024  # resolution of a vote where a unit spreads one over many bins
 
 
@@ -105,7 +105,10 @@ class PrivateData:
         ledger: Ledger | str | None = None,
         noise: TestNoise | None = None,
     ):
-        array = np.ascontiguousarray(samples.numpy() if isinstance(samples, Tensor) else np.asarray(samples))
+        array = np.asarray(samples.detach().cpu().numpy() if isinstance(samples, Tensor) else samples)
+        if array.dtype.kind not in "buif":
+            raise InputError("samples must be numbers")
+        array = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("="))
         named = None if labels is None else np.asarray(labels)
         owners = None if units is None else np.asarray(units)
         for name, column in (("labels", named), ("units", owners)):
@@ -117,8 +120,8 @@ class PrivateData:
             raise InputError("samples must have one row each: shape (n, ...)")
         if array.dtype.kind == "f" and not np.isfinite(array).all():
             raise InputError("samples hold NaN or infinite values; remove those rows first")
-        if not 1 <= k <= _MOST_ROWS:
-            raise InputError(f"k must lie between 1 and {_MOST_ROWS}, got {k}")
+        if not (isinstance(k, int) and 1 <= k <= MOST_ROWS):
+            raise InputError(f"k must be a whole number between 1 and {MOST_ROWS}, got {k}")
         if owners is None and k != 1:
             raise InputError("k caps the rows of a unit: give the units too")
         self.budget = budget
@@ -128,7 +131,6 @@ class PrivateData:
         self.run = secrets.token_hex(8)
         self.classes: tuple[str, ...] | None = None
         self.has_labels = named is not None
-        self.test_noise = noise is not None
         self._noise = noise
         with self.ledger.locked():
             key = self.ledger.key()
@@ -139,6 +141,7 @@ class PrivateData:
                     "unit": self.unit,
                     "k": k,
                     "relation": budget.relation,
+                    "delta": budget.delta,
                 },
             )
         kept, self._owner = _cap(key, owners, len(array), k)
@@ -165,8 +168,13 @@ class PrivateData:
         return self._samples.dtype
 
     def declare(self, classes: Sequence[str]) -> None:
-        """Declare the classes, in label order; public. Ignored when they were declared before."""
+        """Declare the classes, in label order; public. They are declared once.
+
+        Raises InputError when others were declared before.
+        """
         if self.classes is not None:
+            if self.has_labels and tuple(map(str, classes)) != self.classes:
+                raise InputError("other classes were declared before; make a new PrivateData")
             return
         if self._named is None:
             codes = np.zeros(len(self._samples), dtype=np.int64)

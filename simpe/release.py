@@ -5,7 +5,10 @@ from __future__ import annotations
 import io
 import json
 import os
-from dataclasses import dataclass, field
+import zipfile
+import zlib
+from collections import Counter
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,7 @@ from torch import Tensor
 from simpe import pictures
 from simpe.errors import InputError
 from simpe.fingerprint import versions
+from simpe.privacy.accounting import Charge
 from simpe.privacy.ledger import Ledger
 from simpe.private import PrivateData
 from simpe.space import Params
@@ -77,33 +81,37 @@ def read_samples(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
     """
     if not path.is_file():
         raise InputError(f"{path}: not there; give the folder of a finished run")
-    with np.load(path) as arrays:
-        kind = "images" if "images" in arrays else "samples"
-        return arrays[kind], arrays.get("labels")
+    try:
+        with np.load(path) as arrays:
+            kind = "images" if "images" in arrays else "samples"
+            return arrays[kind], arrays.get("labels")
+    except (ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
+        raise InputError(f"{path}: damaged or not a release; make it again") from None
 
 
 def certificate(private: PrivateData, public: dict[str, Any]) -> dict[str, Any]:
     """The guarantee and everything it rests on. Nothing in it derives from private rows without having been paid for.
 
-    ``public`` are the declared public inputs of the run.
+    ``public`` are the declared public inputs of the run. What is claimed covers everything on the ledger.
     """
-    budget, ledger = private.budget, private.ledger
-    releases = ledger.releases(private.run)
-    exact = all(record["noise"] == "discrete gaussian" for record in ledger.releases())
-    many = private.unit if private.one_bin else f"{private.unit}, at most {private.k} rows of each"
-    if ledger.runs() > 1:
-        scope = "all runs on this data set's ledger so far; later runs on it add to this"
-    else:
-        scope = "this run alone; runs on the same data add up"
+    ledger = private.ledger
+    with ledger.locked():
+        budget = ledger.total(private.budget)
+        records, charges, adaptive = ledger.releases(), ledger.committed(), ledger.adaptive
+        spent = ledger.spent(budget)
+    own = [record for record in records if record["run"] == private.run]
+    others = Counter(charges) - Counter(Charge(**record["charge"]) for record in own)
+    exact = all(record["noise"] == "discrete gaussian" for record in records)
+    unit = "row" if private.one_bin else f"unit ({private.unit}; at most {private.k} rows of each take part)"
     claim = f"({budget.epsilon:g}, {budget.delta:g})-differentially private, for neighbouring data sets that "
-    claim += "differ by " + ("adding or removing" if budget.relation == "add_remove" else "replacing") + f" one {many}"
+    claim += f"differ by {'adding or removing' if budget.relation == 'add_remove' else 'replacing'} one {unit}"
     return {
         "format": "simpe certificate 1",
         "private": exact,
         "statement": claim if exact else "NOT PRIVATE: noise for tests was used",
         "epsilon": budget.epsilon,
         "delta": budget.delta,
-        "spent_epsilon": ledger.spent(budget),
+        "spent_epsilon": spent,
         "relation": budget.relation,
         "unit": private.unit,
         "k": private.k,
@@ -114,18 +122,19 @@ def certificate(private: PrivateData, public: dict[str, Any]) -> dict[str, Any]:
         "mechanism": "discrete Gaussian on integer counts, secret randomness of the operating system"
         if exact
         else "TEST NOISE",
-        "accounting": "zCDP"
-        if ledger.adaptive or not all(c.one_bin for c in ledger.committed())
-        else "privacy loss distribution",
-        "scope": scope,
+        "accounting": "zCDP" if adaptive or not all(c.one_bin for c in charges) else "privacy loss distribution",
+        "scope": "everything on this data set's ledger so far; later releases on it add to this"
+        if adaptive
+        else "this run alone; runs on the same data add up",
         "charges": [
             {
-                "release": r["address"],
-                **r["charge"],
-                "noise_multiplier": r["charge"]["sigma"] / r["charge"]["sensitivity"],
+                "release": record["address"],
+                **record["charge"],
+                "noise_multiplier": record["charge"]["sigma"] / record["charge"]["sensitivity"],
             }
-            for r in releases
+            for record in own
         ],
+        "other_charges_on_the_ledger": [asdict(charge) for charge in others.elements()],
         "public_inputs": public,
         "versions": versions(),
         "caveats": [

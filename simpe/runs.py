@@ -11,14 +11,14 @@ import torch
 from simpe import data, store
 from simpe.config import RunConfig, read_config
 from simpe.errors import InputError
-from simpe.evolution import Progress, evolve, flatten
+from simpe.evolution import Progress, classes_of, evolve, flatten, own_strategy, preflight
 from simpe.plugins import make
 from simpe.privacy.accounting import Budget
 from simpe.privacy.ledger import Ledger
 from simpe.private import PrivateData, TestNoise
 from simpe.protocols import Embedder, Simulator
 from simpe.release import Release
-from simpe.scheduling import Strategy, schedule
+from simpe.scheduling import schedule
 
 
 def start(config: RunConfig, *, progress: Progress | None = None, noise: TestNoise | None = None) -> Release:
@@ -34,14 +34,20 @@ def start(config: RunConfig, *, progress: Progress | None = None, noise: TestNoi
     config = _settled(config, rows)
     parts = _parts(config, rows)
     device = _device(config.device)
+    strategy = config.strategy or own_strategy(parts[0])
+    classes = config.classes or rows.classes or classes_of(parts[0], rows.labels is not None)
+    if rows.labels is not None and (data.encode_labels(rows.labels, classes) < 0).all():
+        raise InputError(
+            f"{config.private}: no label is one of the classes {', '.join(classes)}; declare them: --classes"
+        )
+    preflight(*parts, rows.samples.shape[1:], torch.from_numpy(rows.samples[:0]).dtype)
     # A shared ledger can refuse before there is a folder; an own one has room for any schedule that exists.
     private = None if config.ledger is None else _door(config, rows, Ledger(config.ledger), noise)
-    strategy = config.strategy or getattr(parts[0], "strategy", None) or Strategy()
     one_bin = config.unit is None and strategy.neighbours == 1
     schedule(_budget(config), config.steps, one_bin=one_bin, spent=private.ledger.committed() if private else ())
     store.create_run(config.out, config.to_toml(), config.ledger)
-    private = private or _door(config, rows, store.open_ledger(config.out), noise)
-    return _carry_on(config, private, parts, device, progress)
+    with store.exclusively(config.out):
+        return _carry_on(config, _door(config, rows, store.open_ledger(config.out), noise), parts, device, progress)
 
 
 def resume(folder: Path, *, progress: Progress | None = None, noise: TestNoise | None = None) -> Release | None:
@@ -51,16 +57,16 @@ def resume(folder: Path, *, progress: Progress | None = None, noise: TestNoise |
 
     Raises InputError when the folder is no run, or its data, ledger or configuration are no longer the same.
     """
-    if not (folder / "private" / store.CONFIG).is_file():
-        raise InputError(f"{folder}: not a run folder (no private/{store.CONFIG}); give the folder of a run")
     if store.finished(folder):
         return None
+    if not (folder / "private" / store.CONFIG).is_file():
+        raise InputError(f"{folder}: not a run folder (no private/{store.CONFIG}); give the folder of a run")
     config = read_config(folder / "private" / store.CONFIG)
     config = config.model_copy(update={"out": folder})
     rows = data.read(config.private, unit=config.unit)
     parts, device = _parts(config, rows), _device(config.device)
-    private = _door(config, rows, store.open_ledger(folder), noise)
-    return _carry_on(config, private, parts, device, progress)
+    with store.exclusively(folder):
+        return _carry_on(config, _door(config, rows, store.open_ledger(folder), noise), parts, device, progress)
 
 
 def _settled(config: RunConfig, rows: data.DataSet) -> RunConfig:
@@ -80,20 +86,28 @@ def _settled(config: RunConfig, rows: data.DataSet) -> RunConfig:
     private = config.private if config.private == "sklearn" else str(Path(config.private).resolve())
     ledger = None if config.ledger is None else config.ledger.resolve()
     return config.model_copy(
-        update={"options": options, "private": private, "ledger": ledger, "run": secrets.token_hex(8)}
+        update={
+            "options": options,
+            "private": private,
+            "ledger": ledger,
+            "run": secrets.token_hex(8),
+            "modules": Path.cwd() if ":" in config.simulator + (config.embedder or "") else None,
+        }
     )
 
 
 def _parts(config: RunConfig, rows: data.DataSet) -> tuple[Simulator, Embedder]:
     """Simulator and embedder; images of different sizes are compared at the smaller."""
-    simulator: Simulator = make(config.simulator, "simpe.simulators", _tuples(config.options))
+    simulator: Any = make(config.simulator, "simpe.simulators", _tuples(config.options), config.modules)
     embedder: Any = None
     if config.embedder is not None:
-        embedder = make(config.embedder, "simpe.embedders")
+        embedder = make(config.embedder, "simpe.embedders", modules=config.modules)
     embedder = embedder or getattr(simulator, "embedder", None) or flatten
     size = getattr(simulator, "size", None)
     if hasattr(embedder, "at_size") and isinstance(size, tuple) and rows.samples.ndim >= 3:
         embedder = embedder.at_size(tuple(min(a, b) for a, b in zip(size, rows.samples.shape[1:3], strict=True)))
+    if not hasattr(simulator, "render") or not hasattr(simulator, "space"):
+        raise InputError(f"{config.simulator} is no simulator: it needs space and render; see simpe check")
     return simulator, embedder
 
 

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 from simpe.errors import InputError
 from simpe.privacy.accounting import Budget, Charge, calibrate
-from simpe.privacy.mechanism import FINEST
+from simpe.privacy.mechanism import FINEST, MAX_SIGMA
+
+Metric = Literal["l2", "cosine"]
 
 MAX_STEPS = 1000
 MAX_NOISE_MULTIPLIER = 20_000.0
@@ -46,7 +49,21 @@ class Strategy:
     threshold: float = 1.0
     lookahead: int = 0
     neighbours: int = 1
-    metric: str = "l2"
+    metric: Metric = "l2"
+
+    def __post_init__(self) -> None:
+        for name, least in (("start", 1), ("children", 0), ("lookahead", 0), ("neighbours", 1), ("places", 1)):
+            value = getattr(self, name)
+            if value is not None and not least <= value <= 1_000_000:
+                raise ValueError(f"{name} must lie between {least} and 1000000, got {value}")
+        for name in ("clear", "votes", "strength", "decay", "release_strength", "threshold"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value <= 1_000_000:
+                raise ValueError(f"{name} must lie between 0 and 1000000, got {value}")
+        if self.clear == self.votes == 0:
+            raise ValueError("clear and votes cannot both be 0")
+        if self.metric not in get_args(Metric):
+            raise ValueError(f"metric must be one of {', '.join(get_args(Metric))}, got {self.metric!r}")
 
     def strength_at(self, step: int) -> float:
         """Strength of the variation after a step, counted from 0."""
@@ -97,6 +114,8 @@ def schedule(
                 f"--steps {steps} is more than epsilon {budget.epsilon:g} can bear: each would need noise of "
                 f"{noise[1]:.0f} votes; use fewer steps or more epsilon"
             )
+    if max(noise) > MAX_SIGMA:
+        raise InputError(f"--epsilon {budget.epsilon:g} leaves nothing but noise; use more")
     noise = [max(z, FINEST) for z in noise]  # the sampler takes nothing finer; more noise than needed is no harm
     return Schedule(noise[0], tuple(noise[1:]))
 

@@ -7,6 +7,7 @@ DIR/private/   the operator's own (mode 0700): config.toml, ledger.jsonl, run.lo
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import shutil
 import time
@@ -19,6 +20,7 @@ from simpe.release import Release
 
 CONFIG = "config.toml"
 LEDGER = "ledger.jsonl"
+LOG = "run.log"
 
 
 @contextlib.contextmanager
@@ -42,7 +44,9 @@ def _appearing(folder: Path) -> Iterator[Path]:
 def refuse_existing(folder: Path) -> None:
     """Raise InputError when something stands where a run folder is to be."""
     if folder.exists() or folder.is_symlink():
-        raise InputError(f"{folder}: exists already; choose another --out, or continue it with: simpe resume {folder}")
+        run = (folder / "private" / CONFIG).is_file()
+        more = f", or continue it with: simpe resume {folder}" if run else ""
+        raise InputError(f"--out {folder}: exists already; choose another place{more}")
 
 
 def create_run(folder: Path, config: str, ledger: Path | None) -> None:
@@ -89,7 +93,7 @@ def save_release(folder: Path, release: Release) -> Path:
 
 def log(folder: Path, line: str) -> None:
     """Append a line to the operator's run log. It never holds a private value."""
-    handle = os.open(folder / "private" / "run.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    handle = os.open(folder / "private" / LOG, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     with os.fdopen(handle, "a") as file:
         file.write(f"{time.strftime('%Y-%m-%dT%H:%M:%S%z')} {line}\n")
 
@@ -102,8 +106,21 @@ def write_private(folder: Path, name: str, content: str) -> Path:
 
 
 def open_ledger(folder: Path) -> Ledger:
-    """The ledger of a run folder."""
-    return Ledger(folder / "private" / LEDGER)
+    """The ledger of a run folder, witnessed by its run log."""
+    return Ledger(folder / "private" / LEDGER, witness=folder / "private" / LOG)
+
+
+@contextlib.contextmanager
+def exclusively(folder: Path) -> Iterator[None]:
+    """Hold a run folder for this process alone. Raises InputError when another one has it."""
+    handle = os.open(folder / "private" / CONFIG, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError:
+        raise InputError(f"{folder}: another process is at work on this run; wait for it") from None
+    finally:
+        os.close(handle)
 
 
 def _write(path: Path, content: bytes, mode: int = 0o644) -> None:

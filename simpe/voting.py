@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Literal
 
 import torch
 from torch import Tensor
 
-Metric = Literal["l2", "cosine"]
+from simpe.scheduling import Metric
+
 Progress = Callable[[int, int], None]
 
 _ROWS = 1024  # rows by

@@ -147,7 +147,7 @@ def test_runs_on_a_shared_ledger_share_one_budget(private, tmp_path):
     second = begin(private, tmp_path / "b", ledger=ledger, epsilon=3.0)
     assert first.certificate["spent_epsilon"] <= 1
     assert 1 < second.certificate["spent_epsilon"] <= 3
-    assert second.certificate["scope"].startswith("all runs")
+    assert second.certificate["scope"].startswith("everything")
     assert second.certificate["accounting"] == "zCDP"
     assert sorted(path.name for path in (tmp_path / "a").rglob("ledger.jsonl")) == ["ledger.jsonl"]
 

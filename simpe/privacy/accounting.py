@@ -46,6 +46,9 @@ _FAR = 140.0  # nats: a delta below exp(-140) needs no more digits
 _MARGIN = 1e-9  # relative allowance for floating point
 
 
+SMALLEST_EPSILON, LARGEST_EPSILON, SMALLEST_DELTA = 1e-4, 1e5, 1e-20
+
+
 @dataclass(frozen=True)
 class Budget:
     """What may be spent on one data set: (epsilon, delta)-DP in total.
@@ -53,7 +56,8 @@ class Budget:
     ``relation`` says what neighbouring data sets are: ``add_remove`` one unit (sensitivity S) or ``replace_one``
     (sqrt(2) S, for the non-negative vectors used here). delta is never computed from the private data.
 
-    Raises ValueError unless epsilon > 0 is finite and 0 < delta < 1.
+    Raises ValueError unless epsilon lies in [0.0001, 100000] (less is nothing but noise, more no guarantee) and delta
+    in [1e-20, 1).
     """
 
     epsilon: float
@@ -62,10 +66,12 @@ class Budget:
 
     def __post_init__(self) -> None:
         number = isinstance(self.epsilon, int | float) and not isinstance(self.epsilon, bool)
-        if not (number and math.isfinite(self.epsilon) and self.epsilon > 0):
-            raise ValueError(f"epsilon must be a positive number, got {self.epsilon}")
-        if not (isinstance(self.delta, int | float) and 0 < self.delta < 1):
-            raise ValueError(f"delta must lie strictly between 0 and 1, got {self.delta}")
+        if not (number and SMALLEST_EPSILON <= self.epsilon <= LARGEST_EPSILON):
+            raise ValueError(
+                f"epsilon must be a positive number from {SMALLEST_EPSILON} to {LARGEST_EPSILON:g}, got {self.epsilon}"
+            )
+        if not (isinstance(self.delta, int | float) and SMALLEST_DELTA <= self.delta < 1):
+            raise ValueError(f"delta must lie strictly between 0 and 1 ({SMALLEST_DELTA:g} at least), got {self.delta}")
         if self.relation not in ("add_remove", "replace_one"):
             raise ValueError(f"relation must be add_remove or replace_one, got {self.relation!r}")
 

@@ -4,8 +4,9 @@ One line of JSON a record. A record is written by making the whole new file besi
 renaming it over (then fsyncing the folder), all under a lock. So a record is there whole or not at all, and what
 it holds is used only afterwards: a crash before the rename has shown nobody anything, and a crash after it
 repeats nothing, because the record is replayed. Each record carries the SHA-256 of itself and its predecessor,
-so an altered or re-ordered ledger is refused. What no file can show is that it was rolled back or copied whole;
-doing that voids every certificate issued on it.
+so an altered or re-ordered ledger is refused. A run also keeps a list of the records that it has seen (the
+``witness``), so a ledger that was lost or rolled back on its own is refused too. What no file can show is that the
+whole private folder was rolled back or copied; doing that voids every certificate issued on it.
 
 The ledger stays with the operator: it holds the key of the data set's fingerprint.
 """
@@ -17,10 +18,11 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import secrets
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -41,12 +43,18 @@ class BudgetExceeded(InputError):
 class Ledger:
     """Records of one data set, in the file ``path``, or in memory when it is None.
 
-    Raises InputError when the file is not a ledger or was altered.
+    ``witness`` is a text file to which every record's number and hash are appended as they are published.
+
+    Raises InputError when the file is not a ledger, was altered, or lacks a record that the witness has seen.
     """
 
-    def __init__(self, path: str | os.PathLike[str] | None = None):
+    def __init__(self, path: str | os.PathLike[str] | None = None, witness: Path | None = None):
         # Through a link to the file itself, or the rename would replace the link.
         self.path = None if path is None else Path(path).resolve()
+        if self.path is not None and self.path.exists() and not self.path.is_file():
+            raise InputError(f"{self.path}: not a file; give --ledger a file (it is made where there is none)")
+        self._witness = witness
+        self._pending: Record | None = None
         self._records: list[Record] = []
         self._held = False
         self._mutex = threading.RLock()
@@ -69,6 +77,7 @@ class Ledger:
             self._held = True
             _partial(self.path).unlink(missing_ok=True)  # a record that was never published: nobody may see it
             self._records = _read(self.path) if self.path.exists() else []
+            self._check_witness()
             yield
         finally:
             self._held = False
@@ -86,10 +95,12 @@ class Ledger:
     def bind(self, key: bytes, description: Record) -> None:
         """Make this the ledger of the data set described, or check that it is. Call under the lock.
 
-        Raises InputError when the ledger belongs to another data set, unit, cap or relation.
+        A new ledger is written with its first run or release: a run that is refused leaves none behind.
+
+        Raises InputError when the ledger belongs to another data set, unit, cap, relation or delta.
         """
         if self.header is None:
-            self.append({"type": "data", "version": VERSION, "key": key.hex(), **description})
+            self._pending = {"type": "data", "version": VERSION, "key": key.hex(), **description}
             return
         for name, value in description.items():
             if self.header.get(name) != value:
@@ -162,11 +173,20 @@ class Ledger:
         planned = self._planned({"run": run, "address": address, "charge": asdict(charge)})
         charges = self.committed() if planned else [*self.committed(), charge]
         adaptive = self.adaptive or not planned
+        budget = self.total(budget)
         if delta_of(charges, budget.epsilon, budget.relation, adaptive) > budget.delta:
             raise BudgetExceeded(
                 f"refused: with this release the data set would be past epsilon {budget.epsilon:g} at delta "
                 f"{budget.delta:g}, counting every run begun on its ledger; raise --epsilon (the total) or stop here"
             )
+
+    def total(self, budget: Budget) -> Budget:
+        """The budget that covers all runs: the largest epsilon that any of them was begun with.
+
+        A run that was begun with more counts the plans of those before it, so they may go on within its total.
+        """
+        totals = [r["budget"]["epsilon"] for r in self._records if r["type"] == "run" and "budget" in r]
+        return replace(budget, epsilon=max([budget.epsilon, *totals]))
 
     def spent(self, budget: Budget) -> float:
         """The epsilon that all that is committed costs together at the budget's delta."""
@@ -179,11 +199,29 @@ class Ledger:
 
     def append(self, record: Record) -> None:
         """Publish one record, whole or not at all. Call under the lock."""
-        previous = self._records[-1]["hash"] if self._records else ""
-        record = {**record, "hash": _digest(previous, record)}
+        fresh = [record]
+        if self._pending is not None:
+            if self._records:
+                raise InputError(f"{self.path}: begun by another run at the same moment; try again")
+            fresh = [self._pending, record]
+        records = list(self._records)
+        for one in fresh:
+            records.append({**one, "hash": _digest(records[-1]["hash"] if records else "", one)})
         if self.path is not None:
-            write_atomically(self.path, _lines([*self._records, record]), mode=0o600)
-        self._records.append(record)
+            write_atomically(self.path, _lines(records), mode=0o600)
+        self._records, self._pending = records, None
+        if self._witness is not None:
+            with self._witness.open("a") as file:
+                file.write(f"ledger record {len(records)} is {records[-1]['hash']}\n")
+
+    def _check_witness(self) -> None:
+        if self._witness is None or not self._witness.exists():
+            return
+        for number, seen in re.findall(r"^ledger record (\d+) is ([0-9a-f]{64})$", self._witness.read_text(), re.M):
+            if len(self._records) < int(number) or self._records[int(number) - 1]["hash"] != seen:
+                raise InputError(
+                    f"{self.path}: lost or older than this run ({self._witness} has seen record {number}); restore it"
+                )
 
     def copy_to(self, path: Path) -> None:
         """Write the records of a ledger in memory to a file."""
