@@ -344,9 +344,7 @@ def main() -> None:
             raise
         else:
             said = (str(error).splitlines() or [""])[0]
-            code = _fail(
-                f"{type(error).__name__}: {said} (a defect of simpe or of a plug-in; SIMPE_DEBUG=1 shows where)"
-            )
+            code = _fail(f"{type(error).__name__}: {said} (a defect, ours or of a plug-in; SIMPE_DEBUG=1 shows where)")
     sys.exit(code if isinstance(code, int) else 0)
 
 

@@ -467,6 +467,8 @@ def test_image_modes(tmp_path: Path) -> None:
     write(tmp_path, {"grey/6.pgm": b"P5 5 4 65535\n" + wide.astype(">u2").tobytes()})
     expected = [GREY, GREY, GREY, np.where(GREY > 90, 255, 0), narrow, narrow, narrow]
     assert np.array_equal(read(tmp_path).samples, np.stack(expected))
+    in_colour = np.stack([np.stack([image] * 3, axis=2) for image in expected])
+    assert np.array_equal(read(tmp_path, colour=True).samples, in_colour)
 
     save(tmp_path, "rgb/0.png", colour)
     save(tmp_path, "rgb/1.png", Image.merge("RGBA", (*colour.split(), grey)))
@@ -474,7 +476,11 @@ def test_image_modes(tmp_path: Path) -> None:
     palette.save(tmp_path / "rgb/3.png", transparency=bytes(range(20)))
     palette.save(tmp_path / "rgb/4.gif", save_all=True, append_images=[colour])
     expected = [np.stack([image] * 3, axis=2) for image in expected] + [RGB, RGB] + [of_palette] * 3
-    assert np.array_equal(read(tmp_path).samples, np.stack(expected))
+    assert np.array_equal(read(tmp_path, colour=True).samples, np.stack(expected))
+    grey = read(tmp_path).samples
+    assert grey.shape == (12, 4, 5)
+    assert np.array_equal(grey[7], np.array(colour.convert("L")))  # one coloured image changes no other
+    assert np.array_equal(grey[:7], in_colour[..., 0])
 
 
 def test_lossy_images_keep_their_shape(tmp_path: Path) -> None:

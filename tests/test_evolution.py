@@ -248,3 +248,13 @@ def test_a_space_of_categories_alone_works(series):
 
     release = evolve(Menu(), None, PrivateData(series, budget=Budget(2.0)), samples=10)
     assert release.samples.shape == (10, 32)
+
+
+def test_the_certificate_counts_releases_that_no_plan_announced(series):
+    private = PrivateData(series, budget=Budget(3.0), noise=no_noise)
+    private.declare(("",))
+    private.class_counts(20.0, address="mine")
+    release = evolve(Oscillator(), None, private, samples=5, steps=2)
+    assert release.certificate["accounting"] == "zCDP"
+    assert release.certificate["scope"].startswith("everything")
+    assert [charge["sigma"] for charge in release.certificate["other_charges_on_the_ledger"]] == [20.0]

@@ -11,7 +11,7 @@ import pytest
 import torch
 from support import Oscillator, addressed_noise
 
-from simpe import InputError, runs
+from simpe import InputError, runs, store
 from simpe.config import make_config
 
 HERE = Path(__file__).parent
@@ -159,3 +159,75 @@ def test_a_shared_ledger_refuses_other_data_before_there_is_a_folder(private, tm
     with pytest.raises(InputError, match="another data set"):
         begin(private, tmp_path / "b", ledger=ledger, epsilon=5.0)
     assert not (tmp_path / "b").exists()
+
+
+def test_a_lost_or_rolled_back_ledger_is_refused(private, tmp_path):
+    for damage in ("lose", "cut"):
+        out = tmp_path / damage
+        stopped_run(private, out)
+        ledger = out / "private" / "ledger.jsonl"
+        if damage == "lose":
+            ledger.unlink()
+        else:
+            ledger.write_text("".join(ledger.read_text().splitlines(keepends=True)[:-1]))
+        with pytest.raises(InputError, match="lost or older"):
+            runs.resume(out, noise=addressed_noise)
+
+
+def test_a_stopped_run_goes_on_within_a_larger_total_and_says_so(private, tmp_path):
+    ledger = tmp_path / "shared.jsonl"
+    stopped_run(private, tmp_path / "a", ledger=ledger)
+    second = begin(private, tmp_path / "b", ledger=ledger, epsilon=3.0)
+    first = runs.resume(tmp_path / "a", noise=addressed_noise)
+    assert first is not None
+    for release in (first, second):
+        assert release.certificate["epsilon"] == 3.0
+        assert release.certificate["spent_epsilon"] <= 3.0
+    assert len(first.certificate["other_charges_on_the_ledger"]) == 3
+
+
+def test_a_refused_run_leaves_no_ledger_behind(private, tmp_path):
+    ledger = tmp_path / "shared.jsonl"
+    with pytest.raises(InputError, match="--steps"):
+        begin(private, tmp_path / "a", ledger=ledger, epsilon=0.001, steps=900)
+    assert not ledger.exists()
+    begin(private, tmp_path / "a", ledger=ledger, relation="replace_one")
+
+
+def test_two_processes_cannot_work_on_one_run(private, tmp_path):
+    out = tmp_path / "run"
+    stopped_run(private, out)
+    with store.exclusively(out), pytest.raises(InputError, match="another process"):
+        runs.resume(out, noise=addressed_noise)
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"simulator": "digits"}, "need labels"),
+        ({"simulator": "support:Patches"}, "need labels"),
+        ({"simulator": "support:addressed_noise"}, "no simulator"),
+        ({"embedder": "support:no_noise"}, "embed"),
+        ({"embedder": "pixels-and-gradients"}, "embed"),
+        ({"strategy": {"start": 0}}, "start"),
+        ({"strategy": {"metric": "taxicab"}}, "metric"),
+        ({"k": 3}, "--unit"),
+    ],
+)
+def test_what_cannot_work_is_said_before_anything_is_spent(private, tmp_path, options, reason):
+    with pytest.raises(InputError, match=reason):
+        begin(private, tmp_path / "run", **options)
+    assert not (tmp_path / "run").exists()
+
+
+def test_samples_of_another_length_are_said_before_anything_is_spent(private, tmp_path, series):
+    np.savez(private, samples=series[:, :20])
+    with pytest.raises(InputError, match="32 and 20"):
+        begin(private, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_labels_outside_the_classes_altogether_are_said(tmp_path):
+    np.savez(tmp_path / "x.npz", images=np.zeros((9, 8, 8), np.uint8), labels=np.array(["A"] * 9))
+    with pytest.raises(InputError, match="--classes"):
+        begin(tmp_path / "x.npz", tmp_path / "run", simulator="digits")
