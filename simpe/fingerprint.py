@@ -24,11 +24,12 @@ def describe(part: Any) -> dict[str, Any]:
     if isinstance(part, Parallel):
         return describe(part.simulator)
     kind = part if inspect.isroutine(part) or inspect.isclass(part) else type(part)
+    own = {} if inspect.isclass(part) else getattr(part, "__dict__", {})
     return {
         "name": f"{kind.__module__}:{kind.__qualname__}",
         "version": _version(kind.__module__),
         "source": _source(kind),
-        "settings": part.public_inputs() if hasattr(part, "public_inputs") else _plain(getattr(part, "__dict__", {})),
+        "settings": part.public_inputs() if hasattr(part, "public_inputs") else _plain(own),
     }
 
 
@@ -67,5 +68,6 @@ def _plain(value: Any) -> Any:
     try:
         return json.loads(json.dumps(value))
     except TypeError:
-        name = getattr(value, "__qualname__", None) or type(value).__qualname__
-        return {"object": f"{value.__module__}:{name}", **_plain(getattr(value, "__dict__", {}))}
+        kind = value if inspect.isroutine(value) or inspect.isclass(value) else type(value)
+        settings = {} if inspect.isclass(value) else _plain(getattr(value, "__dict__", {}))
+        return {"object": f"{kind.__module__}:{kind.__qualname__}", **settings}
