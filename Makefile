@@ -17,7 +17,7 @@ run: .venv/run.stamp  ## Make a DP data set from scikit-learn's digits at epsilo
 
 test: .venv/dev.stamp lint types  ## Check style, types and behaviour
 	@echo "Tests (about five minutes on two cores)"
-	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest $(ARGS)
 	@echo "All tests passed."
 
 lint: .venv/dev.stamp

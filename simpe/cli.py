@@ -322,8 +322,6 @@ def _say(text: str) -> None:
 def main() -> None:
     """Entry point. Exit codes: 0 done, 1 a check or target failed, 2 bad input."""
     arguments = sys.argv[1:] or ["--help"]
-    # Threads that spin while they wait slow everything down many times over where cores are shared.
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     try:
         code = app(arguments, prog_name="simpe", standalone_mode=False)
     except InputError as error:

@@ -16,7 +16,7 @@ import json
 import secrets
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -31,7 +31,6 @@ from simpe.release import Release, certificate
 from simpe.rendering import render, render_and_embed
 from simpe.scheduling import Schedule, Strategy, places, schedule
 from simpe.space import Params
-from simpe.voting import Metric
 
 STAGE = 0
 Progress = Callable[[str, int, int], None]
@@ -108,7 +107,7 @@ def step(setup: Setup, private: PrivateData, state: State) -> tuple[State, Info]
         address=f"{STAGE}/{t}/votes",
         digest=candidates.digest(),
         neighbours=strategy.neighbours,
-        metric=cast(Metric, strategy.metric),
+        metric=strategy.metric,
         progress=lambda done, total: setup.progress(f"step {t + 1}: voting", done, total),
     )
     counts = torch.from_numpy(votes / scale).to(setup.device)

@@ -25,7 +25,8 @@ from simpe.privacy.accounting import Budget, Charge
 from simpe.privacy.ledger import Ledger, Plan, Record
 from simpe.privacy.mechanism import FINEST, MAX_SIGMA, discrete_gaussian
 from simpe.protocols import Embedder
-from simpe.voting import Metric, Progress, nearest_within_labels
+from simpe.scheduling import Metric
+from simpe.voting import Progress, nearest_within_labels
 
 TestNoise = Callable[[float, int, str], NDArray[np.int64]]
 """(sigma, n, address) -> n integers: noise for tests. It voids the guarantee, and the certificate says so."""

@@ -18,8 +18,8 @@ from simpe.scheduling import Metric
 
 Progress = Callable[[int, int], None]
 
-_ROWS = 1024  # rows by
-_CANDIDATES = 8192  # candidates, the block of scores held at a time
+_ROWS = 512  # rows by
+_CANDIDATES = 2048  # candidates: a block of scores, which fits into a core's cache
 _GROUP = 32  # candidates that share a minimum; only promising groups are looked into
 _FAR = 2.0**60  # norm of a row, in units of the largest candidate, past which float32 is of no use
 _PAIRS = 2**22  # float64 values held at a time while near-ties are settled
@@ -86,32 +86,39 @@ class _Candidates:
         largest = exact.square().sum(dim=1).max().sqrt()
         self.length = torch.where(largest > 0, largest, 1.0)
         exact = exact / self.length
-        pad = -len(candidates) % _GROUP
-        half_norms = exact.square().sum(dim=1) / 2
-        self.half_norms = torch.nn.functional.pad(half_norms.float(), (0, pad), value=torch.inf)
-        self.values = torch.nn.functional.pad(exact.float(), (0, 0, 0, pad))
+        # |c|^2 / 2 is one more column, against a 1 in the rows; what fills up the last group can never win.
+        half_norms = exact.square().sum(dim=1, keepdim=True) / 2
+        fill = exact.new_zeros((-len(candidates) % _GROUP, exact.shape[1] + 1))
+        fill[:, -1] = torch.inf
+        self.values = torch.cat([torch.cat([-exact, half_norms], dim=1), fill]).float()
 
     def nearest(self, rows: Tensor, k: int) -> Tensor:
         exact = (_prepare(rows, self.metric) - self.centre) / self.length
         norm = exact.square().sum(dim=1, keepdim=True).sqrt()
         # So far out that rounding decides between all candidates: compare them all.
         far = norm > _FAR
-        x = exact.where(~far, 0.0).float()
+        x = torch.nn.functional.pad(exact.where(~far, 0.0).float(), (0, 1), value=1.0)
         tolerance = torch.where(far, torch.inf, 2 * _error(norm, rows.shape[1], rows.device)).float()
         # 1. The k smallest group minima bound the k-th smallest score from above; keep the groups within
         #    twice the error of that bound, and of these the scores that are.
         bound = torch.full((len(rows), k), torch.inf, device=rows.device)
         kept: list[tuple[Tensor, Tensor, Tensor]] = []
+        memory = x.new_empty(len(rows) * min(_CANDIDATES, len(self.values)))  # the same for every block: stays in cache
         for start in range(0, len(self.values), _CANDIDATES):
-            block = slice(start, start + _CANDIDATES)
-            scores = torch.addmm(self.half_norms[block], x, self.values[block].T, alpha=-1)
-            groups = scores.view(len(rows), -1, _GROUP)
-            minima = groups.amin(dim=2)
-            bound = torch.cat([bound, minima], dim=1).topk(k, dim=1, largest=False).values
+            block = self.values[start : start + _CANDIDATES]
+            scores = torch.mm(x, block.T, out=memory[: len(rows) * len(block)].view(len(rows), -1))
+            # A group is every (count)-th candidate of the block, so that its minimum runs along the memory.
+            groups = scores.view(len(rows), _GROUP, -1)
+            count = groups.shape[2]
+            minima = groups.amin(dim=1)
+            if k == 1:
+                bound = torch.minimum(bound, minima.amin(dim=1, keepdim=True))
+            else:
+                bound = torch.cat([bound, minima], dim=1).topk(k, dim=1, largest=False).values
             row, group = (minima <= bound[:, -1:] + tolerance).nonzero(as_tuple=True)
-            scores = groups[row, group]
+            scores = groups[row, :, group]
             member, place = (scores <= (bound[row, -1:] + tolerance[row])).nonzero(as_tuple=True)
-            kept.append((row[member], start + group[member] * _GROUP + place, scores[member, place]))
+            kept.append((row[member], start + place * count + group[member], scores[member, place]))
         row, index, score = (torch.cat(parts) for parts in zip(*kept, strict=True))
         near = (score <= bound[row, -1] + tolerance[row, 0]) & (index < len(self.original))
         row, index = row[near], index[near]
