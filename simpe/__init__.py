@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from simpe.protocols import Embedder, Simulator
     from simpe.release import Release
     from simpe.rendering import Parallel
-    from simpe.scheduling import Schedule, Strategy, schedule
+    from simpe.scheduling import Schedule, Strategy, places, schedule
     from simpe.space import Categorical, Continuous, Integer, ParameterSpace
 
 # Where each public name lives. They are imported on first use, so that `simpe --help` does not wait for torch.
@@ -34,7 +34,7 @@ _HOMES = {
     "simpe.protocols": ("Embedder", "Simulator"),
     "simpe.release": ("Release",),
     "simpe.rendering": ("Parallel",),
-    "simpe.scheduling": ("Schedule", "Strategy", "schedule"),
+    "simpe.scheduling": ("Schedule", "Strategy", "places", "schedule"),
     "simpe.space": ("Categorical", "Continuous", "Integer", "ParameterSpace"),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
@@ -66,6 +66,7 @@ __all__ = [
     "epsilon_of",
     "evolve",
     "init",
+    "places",
     "run",
     "schedule",
     "step",
