@@ -162,7 +162,8 @@ def evolve(
     embedder = embedder or getattr(simulator, "embedder", None) or flatten
     if samples < 1:
         raise InputError(f"--samples must be at least 1, got {samples}")
-    private.declare(private.classes or classes_of(simulator, private.has_labels))
+    if private.classes is None or not private.has_labels:
+        private.declare(classes_of(simulator, private.has_labels))
     assert private.classes is not None
     preflight(simulator, embedder, private.sample_shape, private.sample_dtype)
     one_bin = private.one_bin and strategy.neighbours == 1

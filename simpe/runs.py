@@ -35,7 +35,9 @@ def start(config: RunConfig, *, progress: Progress | None = None, noise: TestNoi
     parts = _parts(config, rows)
     device = _device(config.device)
     strategy = config.strategy or own_strategy(parts[0])
-    classes = config.classes or rows.classes or classes_of(parts[0], rows.labels is not None)
+    labelled = rows.labels is not None
+    declared = (config.classes or rows.classes) if labelled else None
+    classes = declared or classes_of(parts[0], labelled)
     if rows.labels is not None and (data.encode_labels(rows.labels, classes) < 0).all():
         raise InputError(
             f"{config.private}: no label is one of the classes {', '.join(classes)}; declare them: --classes"

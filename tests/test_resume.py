@@ -205,6 +205,7 @@ def test_two_processes_cannot_work_on_one_run(private, tmp_path):
     ("options", "reason"),
     [
         ({"simulator": "digits"}, "need labels"),
+        ({"simulator": "digits", "classes": "ABC"}, "need labels"),
         ({"simulator": "support:Patches"}, "need labels"),
         ({"simulator": "support:addressed_noise"}, "no simulator"),
         ({"embedder": "support:no_noise"}, "embed"),
