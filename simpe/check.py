@@ -23,10 +23,10 @@ from torch import Tensor
 from simpe.data import encode_labels
 from simpe.errors import InputError
 from simpe.evolution import Progress, evolve, flatten
-from simpe.fingerprint import _plain
+from simpe.fingerprint import describe
 from simpe.population import Population, public_generator
 from simpe.privacy.accounting import Budget
-from simpe.private import PrivateData, Rows
+from simpe.private import EMBED_BLOCK, PrivateData, Rows
 from simpe.protocols import Embedder, Simulator
 from simpe.rendering import Parallel, render_and_embed
 from simpe.scheduling import Strategy
@@ -35,7 +35,6 @@ from simpe.voting import nearest_within_labels
 
 _STILL = 1e-4  # of a parameter's range: a move below this is rounding
 _ROUNDING = 1e-4  # of the largest value: a difference between samples below this is rounding
-_DOOR = 256  # rows tried at once behind the door: a whole block of it
 
 
 @dataclass(frozen=True)
@@ -689,7 +688,7 @@ def _public_inputs(part: Any) -> None:
 
 def _settings(part: Any) -> Any:
     """What the certificate lists of a plug-in's settings."""
-    return part.public_inputs() if hasattr(part, "public_inputs") else _plain(getattr(part, "__dict__", {}))
+    return describe(part)["settings"]
 
 
 def _unchanged(before: Any, part: Any) -> None:
@@ -726,7 +725,7 @@ class _Embedding:
     @cached_property
     def block(self) -> Tensor:
         """The samples, repeated to fill a block of the door."""
-        return self.samples[torch.arange(_DOOR, device=self.samples.device) % len(self.samples)]
+        return self.samples[torch.arange(EMBED_BLOCK, device=self.samples.device) % len(self.samples)]
 
     @cached_property
     def vectors(self) -> Tensor:
@@ -827,8 +826,8 @@ def _embedder_deterministic(case: _Embedding) -> None:
 @_rule(_EMBEDDER, "rows", "deterministic")
 def _embedder_rows(case: _Embedding) -> None:
     generator = torch.Generator().manual_seed(case.seed)
-    order = torch.randperm(_DOOR, generator=generator).to(case.samples.device)
-    half = _DOOR // 2 + 1
+    order = torch.randperm(EMBED_BLOCK, generator=generator).to(case.samples.device)
+    half = EMBED_BLOCK // 2 + 1
     whole = case.door(case.block)
     others = {
         "among blank rows": (case.door(case.block[:1]), whole[:1]),

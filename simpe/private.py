@@ -31,7 +31,7 @@ from simpe.voting import Progress, nearest_within_labels
 TestNoise = Callable[[float, int, str], NDArray[np.int64]]
 """(sigma, n, address) -> n integers: noise for tests. It voids the guarantee, and the certificate says so."""
 
-_EMBED = 256  # rows embedded at a time, always exactly so many
+EMBED_BLOCK = 256  # rows embedded at a time, always exactly so many
 MOST_ROWS = 10_000  # of a unit; keeps its squared counts times S^2 within 64 bits
 _LARGEST_SCALE = 1024  # resolution of a vote where a unit spreads one over many bins
 
@@ -57,12 +57,12 @@ class Rows:
         if held is not None and held[0] is embedder:
             return held[1]
         blocks = []
-        for start in range(0, len(self.samples), _EMBED):
-            block = self.samples[start : start + _EMBED].to(device)
-            short = _EMBED - len(block)
+        for start in range(0, len(self.samples), EMBED_BLOCK):
+            block = self.samples[start : start + EMBED_BLOCK].to(device)
+            short = EMBED_BLOCK - len(block)
             if short:
                 block = torch.cat([block, block.new_zeros((short, *block.shape[1:]))])
-            blocks.append(embedder(block)[: _EMBED - short].float())
+            blocks.append(embedder(block)[: EMBED_BLOCK - short].float())
         embedded = torch.cat(blocks) if blocks else torch.empty((0, 0), device=device)
         self._embedded = {id(embedder): (embedder, embedded)}
         return embedded
