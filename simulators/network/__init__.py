@@ -1,0 +1,1 @@
+"""Network traffic: captures and flow tables in, flows as parameters, captures out."""
