@@ -57,7 +57,7 @@ _MULTICAST = ("multicast",)
 PROFILES = (
     Profile("http", TCP, (80, 8080, 8000, 8008), True, least=(120, 100), packets=(8, 10), sizes=(200, 900)),
     Profile("tls", TCP, (443, 8443, 993, 995), True, least=(240, 140), packets=(12, 14), sizes=(250, 800), seconds=5),
-    Profile("ssh", TCP, (22,), least=(120, 120), packets=(25, 25), sizes=(100, 150), seconds=20, server_first=True),
+    Profile("ssh", TCP, (22,), least=(200, 200), packets=(25, 25), sizes=(100, 150), seconds=20, server_first=True),
     Profile("smtp", TCP, (25, 587), least=(60, 60), packets=(14, 14), sizes=(300, 60), seconds=3, server_first=True),
     Profile("ftp", TCP, (21,), least=(40, 60), packets=(12, 12), sizes=(20, 50), seconds=10, server_first=True),
     Profile("telnet", TCP, (23,), least=(40, 40), packets=(30, 30), sizes=(10, 40), seconds=30, server_first=True),
@@ -85,7 +85,7 @@ PROFILES = (
     Profile("netbios", UDP, (137,), least=(50, 62), most=(50, 62), client_port=137, packets=(3, 0.3), sizes=(50, 62),
             servers=("broadcast", "internal"), versions=(4,), seconds=1.5),
     Profile("snmp", UDP, (161,), least=(60, 60), packets=(3, 3), sizes=(80, 100), servers=("internal", "external")),
-    Profile("syslog", UDP, (514,), least=(60, 60), packets=(5, 0.3), sizes=(150, 100), seconds=20,
+    Profile("syslog", UDP, (514,), least=(64, 64), packets=(5, 0.3), sizes=(150, 100), seconds=20,
             servers=("internal", "external")),
     Profile("sip", UDP, (5060,), least=(330, 260), packets=(4, 4), sizes=(500, 400), seconds=5),
     Profile("flood", UDP, (), True, packets=(500, 0.3), sizes=(512, 1), seconds=5, servers=("external", "internal")),

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from simpe.embedders.flows import ROW, FlowEmbedding
 from simpe.simulators.network.flows import ACTIVE, IDLE
+from simpe.simulators.network.payloads import scrambled
 from simpe.simulators.network.profiles import (
     ICMP,
     ICMPV6,
@@ -464,7 +465,7 @@ def _addresses(plan: Flows, internal: IPv4Network | IPv6Network, internal_v6: IP
     """
     n = len(plan["client"])
     six, client_role, server_role = plan["ip_version"] == 6, plan["client_role"], plan["server_role"]
-    chance = _scrambled(np.arange(n))
+    chance = scrambled(np.arange(n))
     clients = np.where(six, 2**15, internal.num_addresses // 4 * 3)  # internal servers stand behind them
     pool = np.where(client_role == _EXTERNAL, _EXTERNAL_HOSTS, clients - 1)
     number = np.where(client_role == _EXTERNAL, chance % _EXTERNAL_HOSTS, plan["client"] % pool)
@@ -475,7 +476,7 @@ def _addresses(plan: Flows, internal: IPv4Network | IPv6Network, internal_v6: IP
     key = (network << 32) + number
     order = np.argsort(np.where(ephemeral, key, -1), kind="stable")[n - int(ephemeral.sum()) :]
     turn = _turns(key[order])
-    port[order] = _PORTS.start + (turn + _scrambled(key[order])) % len(_PORTS)
+    port[order] = _PORTS.start + (turn + scrambled(key[order])) % len(_PORTS)
     number[order] += turn // len(_PORTS) * 256  # a client whose ports are all in use
 
     fixed = np.flatnonzero(~ephemeral)
@@ -487,7 +488,7 @@ def _addresses(plan: Flows, internal: IPv4Network | IPv6Network, internal_v6: IP
     if (number >= pool).any():
         raise ValueError(f"{n} flows need more clients than {internal} has: declare a wider internal prefix")
 
-    kind = _scrambled(plan["profile"] * 65536 + plan["server_port"])
+    kind = scrambled(plan["profile"] * 65536 + plan["server_port"])
     server = np.where(plan["profile"] == NAMES.index("scan"), chance, kind + chance % 7)
     server = np.where(
         server_role == _INTERNAL,
@@ -503,14 +504,6 @@ def _addresses(plan: Flows, internal: IPv4Network | IPv6Network, internal_v6: IP
     server_address[many] = _GROUPS[plan["profile"], six.astype(int)][many]
     server_address[server_role == _BROADCAST] = _packed("255.255.255.255")
     return {"client": client_address, "server": server_address, "client_port": port}
-
-
-def _scrambled(x: NDArray[Any]) -> NDArray[np.int64]:
-    """A fixed scramble of whole numbers, >= 0: the finaliser of splitmix64 (Steele, Lea and Flood, OOPSLA 2014)."""
-    z = x.astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15)
-    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return ((z ^ (z >> np.uint64(31))) >> np.uint64(33)).astype(np.int64)
 
 
 def _turns(key: NDArray[np.int64]) -> NDArray[np.int64]:

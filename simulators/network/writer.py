@@ -1,0 +1,351 @@
+"""Planned flows to a capture: every packet with its headers, checksums, payload and time, built in whole arrays.
+
+Where a packet of a flow stands, what it acknowledges and when it comes are closed formulas of the plan that
+``Traffic.flows`` lays out, so there is no loop over flows or packets. Formats: pcap (draft-ietf-opsawg-pcap), Ethernet
+II, IPv4 (RFC 791), IPv6 (RFC 8200), TCP (RFC 9293), UDP (RFC 768), ICMP (RFC 792), ICMPv6 (RFC 4443).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from simpe.simulators.network import payloads
+from simpe.simulators.network.payloads import copy, put, ramps, scrambled
+from simpe.simulators.network.profiles import ICMP, ICMPV6, PROFILES, ROLES, TCP, UDP
+from simpe.simulators.network.schema import OUTCOMES, Flows
+
+_FIN, _SYN, _RST, _PSH, _ACK = 1, 2, 4, 8, 16
+_OUT, _IN = 0, 1
+_SF, _S0, _REJ, _RSTO, _RSTR, _OTH = range(1, len(OUTCOMES))
+_SCALE = 8  # window scale: 65,535 << 8 is more than a flow carries, so no window ever fills
+_SYN_OPTIONS = bytes([1, 1, 4, 2, 1, 3, 3, _SCALE])  # selective acknowledgements permitted, window scale; RFC 7323
+
+Integers = NDArray[np.int64]
+Bytes = NDArray[np.uint8]
+
+
+def write(path: str | Path, flows: Flows, nanosecond: bool = False) -> int:
+    """Write the capture of a planned flow table, as ``Traffic.flows`` gives it; returns the number of packets.
+
+    A pcap file of Ethernet frames in the order of their times, to the microsecond or, with ``nanosecond``, to the
+    nanosecond. Builds the capture in memory, some three times its size. Raises OSError where it cannot be written.
+    """
+    unit = 1 if nanosecond else 1000
+    packets = _packets(flows, unit)
+    arena = _payloads(flows)
+    head = np.array([0xA1B23C4D if nanosecond else 0xA1B2C3D4, 4 << 16 | 2, 0, 0, 65535, 1], dtype="<u4")
+
+    order = np.argsort(packets["time"], kind="stable")
+    packets = {name: value[order] for name, value in packets.items()}
+    flow, size = packets["flow"], packets["size"]
+    kinds = _kinds(flows, packets)
+    lengths = np.array([_HEADERS[kind].itemsize for kind in _HEADERS])[kinds]
+    ends = head.nbytes + np.cumsum(lengths + size)
+    at = ends - lengths - size
+    out = np.empty(int(ends[-1]) if len(ends) else head.nbytes, dtype=np.uint8)
+    out[: head.nbytes] = head.view(np.uint8)
+
+    sums = _payload_sums(arena, packets["source"], size)
+    for index, kind in enumerate(_HEADERS):
+        chosen = np.flatnonzero(kinds == index)
+        if len(chosen):
+            some = {name: value[chosen] for name, value in packets.items()}
+            put(out, at[chosen], _headers(kind, flows, some, sums[chosen], unit))
+    if len(arena):
+        copy(out, at + lengths, arena, packets["source"], size)
+    out.tofile(path)
+    return len(order)
+
+
+# --- where the packets stand
+
+
+def sizes(flows: Flows, way: str, flow: Integers, x: Integers) -> Integers:
+    """Payload bytes of packet number x (m,) among those with payload of a flow (m,) one way."""
+    long, longs, each, more = (column[flow] for column in _shares(flows, way))
+    return np.where(x < longs, long, each + (x - longs < more))
+
+
+def _shares(flows: Flows, way: str) -> tuple[Any, Any, Any, Any]:
+    long, longs, data = flows[f"long_{way}"], flows[f"longs_{way}"], flows[f"data_{way}"]
+    rest, few = flows[f"bytes_{way}"] - long * longs, np.maximum(data - longs, 1)
+    return long, longs, rest // few, rest % few
+
+
+def _before(flows: Flows, way: str, flow: Integers, x: Integers) -> Integers:
+    """Payload bytes one way before packet number x (m,) of those with payload."""
+    long, longs, each, more = (column[flow] for column in _shares(flows, way))
+    later = np.maximum(x - longs, 0)
+    return np.minimum(x, longs) * long + later * each + np.minimum(later, more)
+
+
+def _packets(flows: Flows, unit: int) -> dict[str, NDArray[Any]]:
+    """All packets, flow after flow: name -> (packets,).
+
+    ``flow``, ``way``, ``flags``, ``size`` (payload bytes), ``source`` (where in the arena of payloads), ``seq``,
+    ``ack`` (relative), ``ordinal`` (among the packets with payload one way), ``time`` (ns since 1970, whole units).
+    """
+    outcome, tcp = flows["outcome"].astype(np.int64), flows["protocol"] == TCP
+    count = flows["packets_out"] + flows["packets_in"]
+    first = np.cumsum(count) - count
+    flow, place = ramps(count)
+    p: dict[str, NDArray[Any]] = {
+        "flow": flow,
+        "place": place,
+        "way": np.zeros(len(flow), dtype=np.int64),
+        "flags": np.full(len(flow), _ACK, dtype=np.uint8),
+        "size": np.zeros(len(flow), dtype=np.int64),
+        "source": np.zeros(len(flow), dtype=np.int64),
+        "seq": np.zeros(len(flow), dtype=np.int64),
+        "ack": np.zeros(len(flow), dtype=np.int64),
+        "ordinal": np.zeros(len(flow), dtype=np.int64),
+        "time": _times(flows, flow, place, unit),
+    }
+
+    def lay(rows: Integers, at: Any, way: int, flags: int, seq: Any, ack: Any, **more: Any) -> None:
+        index = first[rows] + at
+        for name, value in dict(way=way, flags=flags, seq=seq, ack=ack, **more).items():
+            p[name][index] = value
+
+    sent = {way: flows[f"bytes_{way}"] for way in ("out", "in")}
+    greets = np.isin(outcome, (_SF, _RSTO, _RSTR))
+    rows = np.flatnonzero(greets)
+    lay(rows, 0, _OUT, _SYN, 0, 0)
+    lay(rows, 1, _IN, _SYN | _ACK, 0, 1)
+    lay(rows, 2, _OUT, _ACK, 1, 1)
+    rows = np.flatnonzero((outcome == _OTH) & (sent["out"] == 0))
+    lay(rows, 0, _OUT, _ACK, 1, 1)
+    opening = 3 * greets + ((outcome == _OTH) & (sent["out"] == 0))
+
+    rows = np.flatnonzero(outcome == _S0)
+    syn, turn = ramps(count[rows])
+    lay(rows[syn], turn, _OUT, _SYN, 0, 0)
+    rows = np.flatnonzero(outcome == _REJ)
+    lay(rows, 0, _OUT, _SYN, 0, 0)
+    lay(rows, 1, _IN, _RST | _ACK, 0, 1)
+    rows = np.flatnonzero(outcome == _SF)
+    o, i = sent["out"][rows], sent["in"][rows]
+    lay(rows, count[rows] - 3, _OUT, _FIN | _ACK, 1 + o, 1 + i)
+    lay(rows, count[rows] - 2, _IN, _FIN | _ACK, 1 + i, 2 + o)
+    lay(rows, count[rows] - 1, _OUT, _ACK, 2 + o, 2 + i)
+    for code, way, mine, theirs in ((_RSTO, _OUT, "out", "in"), (_RSTR, _IN, "in", "out")):
+        rows = np.flatnonzero(outcome == code)
+        lay(rows, count[rows] - 1, way, _RST | _ACK, 1 + sent[mine][rows], 1 + sent[theirs][rows])
+
+    # Data of both sides takes turns in proportion, and the side that speaks first goes first. A pure acknowledgement
+    # follows some of the other side's data at once, spread evenly, so each acknowledges something new.
+    closing = np.select([outcome == _SF, outcome == _RSTO], [2, 1], 0)
+    data = {way: flows[f"data_{way}"] for way in ("out", "in")}
+    acks = {
+        "out": np.where(tcp & (data["in"] > 0), flows["packets_out"] - data["out"] - 2 * greets - closing, 0),
+        "in": np.where(tcp & (data["out"] > 0), flows["packets_in"] - data["in"] - greets, 0),
+    }
+    acks["out"] -= (outcome == _OTH) & (sent["out"] == 0) & (data["in"] > 0)
+    acks["in"] -= np.isin(outcome, (_SF, _RSTR)) & (data["out"] > 0)
+    server_first = np.array([f.server_first for f in PROFILES])[flows["profile"]] & greets
+    leads = {"out": ~server_first, "in": server_first}
+    base = {"out": np.cumsum(sent["out"] + sent["in"]) - sent["out"] - sent["in"]}
+    base["in"] = base["out"] + sent["out"]
+    for way, mine, theirs in ((_OUT, "out", "in"), (_IN, "in", "out")):
+        rows, x = ramps(data[mine])
+        ours, other = data[mine][rows], data[theirs][rows]
+        share = x * other
+        after = np.where(leads[mine][rows], -(-share // ours), np.minimum(share // ours + 1, other))
+        answers = -(-x * acks[theirs][rows] // ours)  # acknowledgements of our data before this packet
+        later = -(-(x + 1) * acks[theirs][rows] // ours)
+        own = -(-after * acks[mine][rows] // np.maximum(other, 1))
+        at = opening[rows] + x + answers + after + own
+        size, before = sizes(flows, mine, rows, x), _before(flows, mine, rows, x)
+        received = 1 + _before(flows, theirs, rows, after)
+        source = base[mine][rows] + before
+        lay(rows, at, way, _PSH | _ACK, 1 + before, received, size=size, source=source, ordinal=x)
+        acked = np.flatnonzero(later > answers)
+        lay(rows[acked], at[acked] + 1, 1 - way, _ACK, received[acked], (1 + before + size)[acked])
+    return p
+
+
+def _times(flows: Flows, flow: Integers, place: Integers, unit: int) -> Integers:
+    """When each packet comes, ns since 1970, in whole units: the long gaps lie evenly among the short ones."""
+    answered = (flows["packets_in"] > 0).astype(np.int64)
+    gaps = flows["packets_out"] + flows["packets_in"] - 1 - answered
+    passed = np.maximum(place - answered[flow], 0)
+    long = (passed * flows["long_gaps"][flow] + (gaps // 2)[flow]) // np.maximum(gaps, 1)[flow]
+    seconds = (passed - long) * flows["short_gap"][flow] + long * flows["long_gap"][flow]
+    seconds += np.where(place > 0, (answered * flows["rtt"])[flow], 0)
+    start = np.rint(flows["start"] * 1e6).astype(np.int64) * 1000
+    return start[flow] + np.rint(seconds * (1e9 / unit)).astype(np.int64) * unit
+
+
+def _payloads(flows: Flows) -> Bytes:
+    """The arena: payloads of every flow, out then in. Over TCP a way is one stream, else every packet a message."""
+    total = flows["bytes_out"] + flows["bytes_in"]
+    at = np.cumsum(total) - total
+    tcp = flows["protocol"] == TCP
+    arena = payloads.filler(int(total.sum()))
+    for way, start in (("out", at), ("in", at + flows["bytes_out"])):
+        streams = np.flatnonzero(tcp & (flows[f"bytes_{way}"] > 0))
+        payloads.fill(arena, flows["profile"][streams], way, start[streams], flows[f"bytes_{way}"][streams], streams)
+        flow, x = ramps(np.where(tcp, 0, flows[f"data_{way}"]))
+        asked = sizes(flows, "out", flow, np.minimum(x, flows["data_out"][flow] - 1))
+        payloads.fill(
+            arena,
+            flows["profile"][flow],
+            way,
+            start[flow] + _before(flows, way, flow, x),
+            sizes(flows, way, flow, x),
+            flow,
+            x,
+            asked,
+        )
+    return arena
+
+
+# --- headers
+
+
+def _layout(version: int, transport: list[tuple[str, Any]]) -> np.dtype[np.void]:
+    record = [("sec", "<u4"), ("part", "<u4"), ("captured", "<u4"), ("length", "<u4")]
+    ethernet = [("to_mac", "u1", 6), ("from_mac", "u1", 6), ("type", ">u2")]
+    four = [("ver", "u1"), ("tos", "u1"), ("total", ">u2"), ("id", ">u2"), ("fragment", ">u2"), ("ttl", "u1"),
+            ("protocol", "u1"), ("check", ">u2"), ("from_ip", "u1", 4), ("to_ip", "u1", 4)]  # fmt: skip
+    six = [("ver", ">u4"), ("total", ">u2"), ("protocol", "u1"), ("ttl", "u1"), ("from_ip", "u1", 16),
+           ("to_ip", "u1", 16)]  # fmt: skip
+    return np.dtype([*record, *ethernet, *(four if version == 4 else six), *transport])
+
+
+_PORTS = [("from_port", ">u2"), ("to_port", ">u2")]
+_TCP = [*_PORTS, ("seq", ">u4"), ("ack", ">u4"), ("words", "u1"), ("flags", "u1"), ("window", ">u2"), ("sum", ">u2"),
+        ("urgent", ">u2")]  # fmt: skip
+_TRANSPORTS: Mapping[str, list[tuple[Any, ...]]] = {
+    "tcp": _TCP,
+    "syn": [*_TCP, ("mss_kind", ">u2"), ("mss", ">u2"), ("options", "u1", len(_SYN_OPTIONS))],
+    "udp": [*_PORTS, ("size", ">u2"), ("sum", ">u2")],
+    "icmp": [("kind", "u1"), ("code", "u1"), ("sum", ">u2"), ("ident", ">u2"), ("turn", ">u2")],
+    "other": [],
+}
+_HEADERS = {(name, version): _layout(version, fields) for name, fields in _TRANSPORTS.items() for version in (4, 6)}
+"""What stands before a payload: the record's header in the file, Ethernet, IP and transport."""
+_BELOW = 30  # bytes of record and Ethernet
+
+
+def _kinds(flows: Flows, p: Mapping[str, NDArray[Any]]) -> Integers:
+    """Index (packets,) into _HEADERS."""
+    protocol = flows["protocol"][p["flow"]]
+    syn = (protocol == TCP) & (p["flags"] & _SYN != 0)
+    name = np.select([syn, protocol == TCP, protocol == UDP, np.isin(protocol, (ICMP, ICMPV6))], [1, 0, 2, 3], 4)
+    return 2 * name + (flows["ip_version"][p["flow"]] == 6)
+
+
+def _headers(
+    kind: tuple[str, int], flows: Flows, p: Mapping[str, NDArray[Any]], payload_sum: Integers, unit: int
+) -> Bytes:
+    """Headers (n, bytes) of packets of one kind, with all checksums."""
+    transport, version = kind
+    flow, inbound, size = p["flow"], p["way"] == _IN, p["size"]
+    h = np.zeros(len(flow), dtype=_HEADERS[kind])
+
+    def sides(name: str) -> tuple[NDArray[Any], NDArray[Any]]:
+        client, server = flows[f"client{name}"][flow], flows[f"server{name}"][flow]
+        swap = inbound if client.ndim == 1 else inbound[:, None]
+        return np.where(swap, server, client), np.where(swap, client, server)
+
+    h["sec"], h["part"] = p["time"] // 10**9, p["time"] % 10**9 // unit
+    h["captured"] = h["length"] = h.itemsize - 16 + size
+    source, target = sides("")
+    from_role, to_role = sides("_role")
+    h["from_mac"], h["to_mac"] = _macs(source, from_role, version), _macs(target, to_role, version)
+    h["from_ip"], h["to_ip"] = source[:, -h["from_ip"].shape[1] :], target[:, -h["from_ip"].shape[1] :]
+    h["ttl"] = np.where(inbound, flows["ttl_in"][flow], flows["ttl_out"][flow])
+    h["protocol"] = flows["protocol"][flow]
+    above = h.itemsize - _BELOW + size
+    chance = scrambled(flow)
+    if version == 4:
+        h["type"], h["ver"], h["total"], h["fragment"] = 0x0800, 0x45, above, 0x4000
+        h["id"] = (chance + p["place"]) & 0xFFFF
+        h["check"] = ~_folded(_words(h, _BELOW, _BELOW + 20)) & 0xFFFF
+    else:
+        h["type"], h["ver"], h["total"] = 0x86DD, 6 << 28, above - 40
+    if transport == "other":
+        return _as_bytes(h)
+
+    start = _BELOW + (20 if version == 4 else 40)
+    if transport == "icmp":
+        h["kind"] = flows["client_port"][flow] - inbound * (8 if version == 4 else -1)
+        h["code"] = flows["server_port"][flow]
+        h["ident"], h["turn"] = chance & 0xFFFF, (p["ordinal"] + 1) & 0xFFFF
+    else:
+        h["from_port"], h["to_port"] = sides("_port")
+    if transport == "udp":
+        h["size"] = 8 + size
+    if transport in ("tcp", "syn"):
+        # Both sides count from numbers of their own.
+        ours, theirs = scrambled(2 * flow + inbound), scrambled(2 * flow + ~inbound)
+        acks = p["flags"] & _ACK != 0
+        refuses = (p["flags"] & _RST != 0) & (p["seq"] == 0)
+        h["seq"] = np.where(refuses, 0, (ours + p["seq"]) & 0xFFFFFFFF)
+        h["ack"] = np.where(acks, (theirs + p["ack"]) & 0xFFFFFFFF, 0)
+        h["words"], h["flags"], h["window"] = (h.itemsize - start) // 4 << 4, p["flags"], 0xFFFF
+    if transport == "syn":
+        h["window"] = np.where(inbound, flows["window_in"][flow], flows["window_out"][flow])
+        h["mss_kind"], h["mss"], h["options"] = 0x0204, flows["mss"][flow], np.frombuffer(_SYN_OPTIONS, np.uint8)
+    total = _words(h, start, h.itemsize) + payload_sum
+    if (transport, version) != ("icmp", 4):  # the pseudo-header
+        addresses = _BELOW + (12 if version == 4 else 8)
+        total += _words(h, addresses, start) + h["protocol"] + (h.itemsize - start + size)
+    check = ~_folded(total) & 0xFFFF
+    h["sum"] = np.where((check == 0) & (transport == "udp"), 0xFFFF, check)
+    return _as_bytes(h)
+
+
+def _macs(address: Bytes, role: Integers, version: int) -> Bytes:
+    """Ethernet addresses (n, 6): made from the IP address within the network, the gateway's for hosts beyond it."""
+    host, gateway = [2, 0], [2, 0, 0, 0, 0, 1]
+    mac = np.concatenate([np.broadcast_to(np.array(host, dtype=np.uint8), (len(role), 2)), address[:, 12:]], axis=1)
+    mac[role == ROLES.index("external")] = gateway
+    many = role == ROLES.index("multicast")
+    if version == 4:  # RFC 1112: the low 23 bits
+        mac[many, :3] = [1, 0, 0x5E]
+        mac[many, 3] &= 0x7F
+    else:  # RFC 2464: the low 32 bits
+        mac[many, :2] = 0x33
+    mac[role == ROLES.index("broadcast")] = 0xFF
+    return mac
+
+
+def _as_bytes(h: NDArray[np.void]) -> Bytes:
+    return h.view(np.uint8).reshape(len(h), h.itemsize)
+
+
+def _words(h: NDArray[np.void], start: int, end: int) -> Integers:
+    """Sums (n,) of the 16-bit words of bytes start..end, an even number of them."""
+    part = np.ascontiguousarray(_as_bytes(h)[:, start:end]).view(">u2")
+    total = np.zeros(len(h), dtype=np.int64)
+    for column in part.T:
+        total += column
+    return total
+
+
+def _folded(total: Integers) -> Integers:
+    """The one's complement sum of 16-bit words from their plain sum (RFC 1071)."""
+    for _ in range(3):
+        total = (total & 0xFFFF) + (total >> 16)
+    return total
+
+
+def _payload_sums(arena: Bytes, source: Integers, size: Integers) -> Integers:
+    """Sums (packets,) of the 16-bit words of each payload, padded with a zero byte to a whole number of them."""
+    sums = np.zeros(len(size), dtype=np.int64)
+    full = np.flatnonzero(size)
+    if len(full):
+        words = (size[full] + 1) // 2
+        ends = np.cumsum(words)
+        padded = np.zeros(2 * int(ends[-1]), dtype=np.uint8)
+        copy(padded, 2 * (ends - words), arena, source[full], size[full])
+        total = _folded(np.add.reduceat(padded.view("<u2"), ends - words, dtype=np.uint32).astype(np.int64))
+        sums[full] = total >> 8 | (total & 0xFF) << 8  # the sum of swapped words is the sum swapped
+    return sums
