@@ -243,7 +243,8 @@ def _read_pcap(source: _Source, magic: bytes, counts: Counts) -> Iterator[Packet
     rest, lost = b"", False
     while not lost and (piece := source.read(_CHUNK)):
         data = b"".join((rest, piece, _PAD))
-        end, at, starts = len(data) - len(_PAD), 0, []
+        end, at = len(data) - len(_PAD), 0
+        starts: list[int] = []
         while at + 16 <= end:
             length = length_of(data, at + 8)[0]
             if length > _MAX_RECORD:
@@ -269,7 +270,8 @@ def _read_pcapng(source: _Source, counts: Counts) -> Iterator[Packets]:
     first = 0
     while not lost and (piece := source.read(_CHUNK)):
         data = b"".join((rest, piece, _PAD))
-        end, at, starts = len(data) - len(_PAD), 0, []
+        end, at = len(data) - len(_PAD), 0
+        starts: list[int] = []
         head = struct.Struct(order + "II").unpack_from
         # Which interfaces are known from where on: position, begin of the section, number so far.
         known = [(-1, first, len(interfaces))]

@@ -357,7 +357,8 @@ def _grown(table: npt.NDArray[np.void], n: int) -> npt.NDArray[np.void]:
 def _deviation(n: _Integers, total: npt.NDArray[np.number], squares: npt.NDArray[np.number]) -> npt.NDArray[np.float64]:
     """Standard deviation of n values by their sum and sum of squares; 0 where there are none."""
     n = np.maximum(n, 1)
-    return np.sqrt(np.maximum(squares / n - (total / n) ** 2, 0))
+    variance = np.asarray(squares / n - (total / n) ** 2, dtype=np.float64)
+    return np.sqrt(np.maximum(variance, 0))
 
 
 def _unpair(flows: Flows, reply: _Mask) -> None:
