@@ -18,8 +18,9 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
+from io import BufferedReader
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -169,11 +170,11 @@ def read(
         raise InputError(f"{', '.join(map(str, given))}: no IP packet in it; give a capture of IP traffic")
 
 
-def unpacked(file: IO[bytes]) -> IO[bytes]:
+def unpacked(file: BufferedReader) -> BufferedReader | gzip.GzipFile:
     """The file, read through gzip where its first bytes say so. It must stand at its beginning and be seekable."""
     packed = file.read(2) == _GZIP
     file.seek(0)
-    return gzip.GzipFile(fileobj=file) if packed else file  # type: ignore[return-value]
+    return gzip.GzipFile(fileobj=file) if packed else file
 
 
 def _files(path: Path, counts: Counts) -> list[tuple[Path, int]]:
@@ -197,7 +198,7 @@ def _files(path: Path, counts: Counts) -> list[tuple[Path, int]]:
 class _Source:
     """Reads a file without believing it: an end, a gzip error and a zip bomb all look like the end."""
 
-    def __init__(self, file: IO[bytes]):
+    def __init__(self, file: BufferedReader):
         self._file = file
         self._plain = unpacked(file)
         self._bytes = 0
@@ -207,18 +208,20 @@ class _Source:
         """Up to ``size`` bytes, fewer only at the end."""
         if self._bytes > _RATIO_FROM and self._bytes > _MAX_RATIO * self._file.tell():
             self.broken = True
-        if self.broken:
-            return b""
+        parts: list[bytes] = []
         try:
-            data = self._plain.read(size)
+            # Piece by piece, so that what stands before an error is not lost with it.
+            while size > 0 and not self.broken and (part := self._plain.read1(size)):
+                parts.append(part)
+                size -= len(part)
         except (OSError, EOFError, zlib.error):  # gzip.BadGzipFile is an OSError
             self.broken = True
-            return b""
+        data = b"".join(parts)
         self._bytes += len(data)
         return data
 
 
-def _read_file(file: IO[bytes], counts: Counts) -> Iterator[Packets]:
+def _read_file(file: BufferedReader, counts: Counts) -> Iterator[Packets]:
     source = _Source(file)
     magic = source.read(4)
     if magic in _PCAP:

@@ -14,8 +14,10 @@ import socket
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from gzip import GzipFile
+from io import BufferedReader
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -272,7 +274,7 @@ def _read_file(path: Path, preset: Preset | None, extra: dict[str, str], counts:
 Batches = Callable[[list[int]], Iterator[dict[int, Any]]]
 
 
-def _parquet(file: IO[bytes]) -> tuple[list[str], Batches]:
+def _parquet(file: BufferedReader) -> tuple[list[str], Batches]:
     table = _arrow("pyarrow.parquet").ParquetFile(file)
     names = table.schema_arrow.names
 
@@ -283,7 +285,7 @@ def _parquet(file: IO[bytes]) -> tuple[list[str], Batches]:
     return names, batches
 
 
-def _csv(file: IO[bytes], counts: Counts) -> tuple[list[str], Batches]:
+def _csv(file: BufferedReader | GzipFile, counts: Counts) -> tuple[list[str], Batches]:
     """Names of the columns, and a reader of some of them as bytes. Rows of another length are dropped."""
     arrow, reader = _arrow("pyarrow"), _arrow("pyarrow.csv")
     lines = file.read(_HEAD).decode("utf-8-sig", "replace").split("\n")
