@@ -302,8 +302,9 @@ def _csv(file: BufferedReader | GzipFile, counts: Counts) -> tuple[list[str], Ba
         raise _Unusable("holds no table; give CSV or Parquet with the names of its columns")
 
     def drop(row: Any) -> str:
-        counts.rows += 1
-        counts.dropped += 1
+        bad = not (row.text or "").startswith("#")  # Zeek's comments are no rows
+        counts.rows += bad
+        counts.dropped += bad
         return "skip"
 
     def batches(wanted: list[int]) -> Iterator[dict[int, Any]]:
