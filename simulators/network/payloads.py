@@ -150,7 +150,7 @@ def _cut(arena: Bytes, record: Record, at: Integers, size: Integers, flow: Integ
     each, more = (size // count)[owner], (size % count)[owner]
     start = at[owner] + turn * each + np.minimum(turn, more)
     behind = len(record.header) + (record.width or 4)
-    put(arena, start, np.broadcast_to(np.frombuffer(record.header, np.uint8), (len(owner), len(record.header))))
+    _put_text(arena, start, record.header, flow[owner])
     put(arena, start + len(record.header), _number(each + (turn < more) - behind, record.width))
     _put_text(arena, start + behind, record.tail, flow[owner])
 
@@ -258,17 +258,15 @@ _APPLICATION = Record(b"\x17\3\3", 2)
 
 
 def _key_exchange() -> bytes:
-    """An SSH message of the algorithms on offer (RFC 4253, 7.1), and one that takes new keys into use (7.3)."""
+    """The algorithms on offer, as an SSH message (RFC 4253, 7.1)."""
     offers = ("curve25519-sha256", "ssh-ed25519", *("aes256-ctr",) * 2, *("hmac-sha2-256",) * 2, *("none",) * 2, "", "")
-    body = b"\x14" + _RANDOM[:16] + b"".join(_sized(4, offer.encode()) for offer in offers) + bytes(5)
-    return b"".join(
-        _sized(4, bytes([padding]) + message + bytes(padding))
-        for message in (body, b"\x15")
-        for padding in [4 + (-len(message) - 9) % 8]
-    )
+    message = b"\x14" + _RANDOM[:16] + b"".join(_sized(4, offer.encode()) for offer in offers) + bytes(5)
+    padding = 4 + (-len(message) - 9) % 8
+    return _sized(4, bytes([padding]) + message + bytes(padding))
 
 
-_PAST_KEYS = _key_exchange()
+_KEYS = _key_exchange()
+_PRIVATE_USE = Record(b"", 4, b"\4\xc0")  # messages that RFC 4250, 4.1 leaves to applications
 
 
 def _smb(command: int, flags: int, body: bytes) -> bytes:
@@ -277,7 +275,7 @@ def _smb(command: int, flags: int, body: bytes) -> bytes:
     return b"\0" + _sized(3, head + body)
 
 
-_ENCRYPTED_SMB = Record(b"\0", 3, b"\xfdSMB" + _RANDOM + struct.pack("<IHHQ", 512, 0, 1, 1))
+_ENCRYPTED_SMB = Record(b"\0", 3, b"\xfdSMB" + _RANDOM + struct.pack("<IHHQ", 1, 0, 1, 1))
 _NEGOTIATE = _smb(0, 0, struct.pack("<HHHHI", 36, 1, 1, 0, 0x7F) + _RANDOM[:16] + bytes(8) + b"\2\3")
 _NEGOTIATED = _smb(
     0, 1, struct.pack("<HHHH", 65, 1, 0x302, 0) + _RANDOM[:16] + struct.pack("<IIIIQQHHI", 0x7F, *(2**20,) * 3, 0, 0, 128, 0, 0)
@@ -337,8 +335,8 @@ _MESSAGES: Mapping[tuple[str, str], tuple[Message | None, ...]] = {
     ),
     ("tls", "out"): (Message(_CLIENT_HELLO + _CHANGE, record=_APPLICATION),),
     ("tls", "in"): (Message(_SERVER_HELLO + _CHANGE, record=_APPLICATION),),
-    ("ssh", "out"): (Message(b"SSH-2.0-OpenSSH_9.6\r\n" + _PAST_KEYS),),
-    ("ssh", "in"): (Message(b"SSH-2.0-OpenSSH_9.2\r\n" + _PAST_KEYS),),
+    ("ssh", "out"): (Message(b"SSH-2.0-OpenSSH_9.6\r\n" + _KEYS, record=_PRIVATE_USE),),
+    ("ssh", "in"): (Message(b"SSH-2.0-OpenSSH_9.2\r\n" + _KEYS, record=_PRIVATE_USE),),
     ("smtp", "out"): (Message(b"EHLO " + _NAME + b"\r\nNOOP ", _LINE),),
     ("smtp", "in"): (Message(b"220 " + _NAME + b" ESMTP\r\n250 ", _LINE),),
     ("ftp", "out"): (Message(b"USER anonymous\r\nPASS ", _LINE),),
@@ -413,7 +411,7 @@ _MESSAGES: Mapping[tuple[str, str], tuple[Message | None, ...]] = {
     ("syslog", "in"): (Message(b"<134>1 2024-01-01T00:00:00Z " + _NAME + b" simpe - - - "),),
     ("sip", "out"): (_sip(b"OPTIONS sip:" + _NAME + b" SIP/2.0\r\n"),),
     ("sip", "in"): (_sip(b"SIP/2.0 200 OK\r\n"),),
-    ("igmp", "out"): (Message(bytes.fromhex("1600f9fdefff0001")),),
+    ("igmp", "out"): (Message(bytes.fromhex("1600f9feefff0001")),),
 }  # fmt: skip
 """By profile and way: the message, the one in its place above _SHORT bytes, and the one for all but the first."""
 

@@ -97,6 +97,27 @@ PROFILES = (
 )  # fmt: skip
 """The applications, in the order of the parameter ``profile``."""
 
+RESERVED = {
+    TCP: frozenset((
+        22, 53, 123, 161, 162, 199, 389, 500, 524, 639, 873, 988, 1102, 1153, 1521, 1723, 1861, 1998, 2269, 2321, 2322,
+        2404, 2571, 2812, 2944, 3268, 3357, 3452, 3632, 3863, 4223, 4224, 4321, 4551, 4555, 4556, 5010, 5094, 5353, 5355,
+        5555, 5683, 6160, 6666, 6668, 7911, 8023, 8085, 9600, 9956, 13400, 29418, 34980, 48049, 48898,
+    )),
+    UDP: frozenset((
+        49, 53, 67, 68, 69, 88, 123, 137, 138, 173, 177, 213, 319, 320, 389, 427, 434, 445, 464, 496, 500, 513, 520,
+        521, 524, 525, 546, 547, 631, 664, 701, 750, 854, 910, 921, 1001, 1069, 1153, 1194, 1293, 1628, 1629, 1718, 1719,
+        1745, 1755, 2048, 2055, 2222, 2268, 2269, 2313, 2345, 2428, 2944, 2945, 2948, 3130, 3250, 3343, 3357, 3389,
+        3452, 3455, 3483, 3544, 3671, 3784, 3804, 3863, 4000, 4306, 4307, 4341, 4342, 4500, 4533, 4534, 4551, 4555,
+        4569, 4729, 4739, 4754, 4784, 4789, 4790, 4791, 4991, 5000, 5001, 5031, 5072, 5094, 5246, 5247, 5353, 5355,
+        5436, 5683, 6081, 6118, 6277, 6343, 6635, 6784, 6970, 7074, 7255, 7275, 7784, 8200, 8211, 8600, 8611, 8612,
+        8613, 8614, 8767, 8805, 8848, 9200, 9875, 9899, 9901, 9956, 9996, 10253, 11273, 12000, 12001, 12002, 12003,
+        12004, 12220, 12222, 12223, 13400, 17220, 17755, 17756, 18246, 23272, 24576, 24577, 25826, 26000, 27500, 27910,
+        27950, 27951, 27952, 27953, 27960, 27961, 27962, 27963, 30030, 34962, 34980, 37008, 41170, 44818, 47000, 54328,
+    )),
+}  # fmt: skip
+"""Ports, by protocol, of formats that nothing here writes and that readers know by the port alone (Wireshark 4.0's
+table). Data of no format in particular there would be a broken message, so it goes to another port."""
+
 NAMES = tuple(profile.name for profile in PROFILES)
 
 
@@ -107,12 +128,16 @@ def index_of(name: str) -> int:
 
 @dataclass(frozen=True)
 class Stack:
-    """Defaults of a TCP/IP stack: TTL of what it sends, window and maximum segment size of its SYN over IPv4."""
+    """Defaults of a TCP/IP stack: TTL of what it sends, window and maximum segment size of its SYN over IPv4.
+
+    ``serves``: whether it answers; those that do stand first in STACKS.
+    """
 
     name: str
     ttl: int
     window: int
     mss: int
+    serves: bool = True
 
 
 STACKS = (
@@ -127,7 +152,7 @@ STACKS = (
     Stack("lwip-small", 128, 2144, 536),
     Stack("router", 255, 4128, 536),
     Stack("solaris", 255, 32850, 1380),
-    Stack("scanner", 64, 1024, 1460),
+    Stack("scanner", 64, 1024, 1460, serves=False),
 )
 """End systems, in the order of the parameters ``client_stack`` and ``server_stack``."""
 

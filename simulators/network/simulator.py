@@ -30,6 +30,7 @@ from simpe.simulators.network.profiles import (
     MOST_PACKETS,
     NAMES,
     PROFILES,
+    RESERVED,
     ROLES,
     SERVICES,
     STACKS,
@@ -49,6 +50,7 @@ _WITHIN = 0.999  # of a timeout: room for a capture's rounding
 _PORTS = range(49152, 65536)  # IANA's dynamic ports
 _BENCHMARK = ip_network("198.18.0.0/15")  # RFC 2544: external servers in its first half, clients in the second
 _DOCUMENTATION = ip_network("2001:db8::/32")  # RFC 3849
+_OTHER_PORT = 40_000  # for data that may not go to a reserved port
 _EXTERNAL_HOSTS = 4096
 _INTERNAL_SERVERS = 16
 
@@ -106,7 +108,7 @@ class Traffic:
             rtt=Continuous(1e-5, 10, log=True),  # s
             start=Continuous(0, 1),  # share of the window
             client_stack=Categorical([stack.name for stack in STACKS]),
-            server_stack=Categorical([stack.name for stack in STACKS]),
+            server_stack=Categorical([stack.name for stack in STACKS if stack.serves]),
             hops=Integer(0, 30),  # to the external host
             client=Integer(0, 199),  # number of the internal client
             client_role=Categorical(ROLES[:2]),
@@ -242,19 +244,32 @@ def _owners(device: torch.device) -> Tensor:
     return owners.to(device)
 
 
+@lru_cache
+def _reserved(device: torch.device) -> Tensor:
+    """Whether a port is reserved for what cannot be written: bool (2, 65536), TCP and UDP."""
+    reserved = torch.zeros((2, 65536), dtype=torch.bool)
+    for row, protocol in enumerate((TCP, UDP)):
+        reserved[row, sorted(RESERVED[protocol])] = True
+    return reserved.to(device)
+
+
 def _parties(p: Params) -> dict[str, Tensor]:
     """Who talks to whom, and over what."""
     device = p["profile"].device
     profiles = _profiles(device)
-    # A port that belongs to an application means that application: nothing else could be read there.
-    wanted = p["profile"]
-    protocol = profiles["protocol"][wanted]
-    owner = _owners(device)[(protocol == UDP).long(), p["server_port"]]
+    # A port that belongs to an application means that application: nothing else could be read there. Nor can data be
+    # where a format is expected that is not written here; a probe carries none.
+    wanted, protocol = p["profile"], profiles["protocol"][p["profile"]]
+    transport = (protocol == UDP).long()
+    owner = _owners(device)[transport, p["server_port"]]
+    reserved = (owner >= 0) | _reserved(device)[transport, p["server_port"]]
     profile = torch.where(profiles["generic"][wanted] & (owner >= 0), owner, wanted)
     own = {name: table[profile] for name, table in profiles.items()}
 
-    fits = own["anywhere"] | (own["ports"] == p["server_port"][:, None]).any(1)
-    server_port = torch.where(fits, p["server_port"], own["ports"][:, 0]).clamp(min=1)
+    probes = profile == NAMES.index("scan")
+    usual = torch.where(own["generic"], _OTHER_PORT, own["ports"][:, 0])
+    fits = (own["anywhere"] & (probes | ~reserved)) | (own["ports"] == p["server_port"][:, None]).any(1)
+    server_port = torch.where(fits, p["server_port"], usual)
     server_role = torch.where(own["roles"].gather(1, p["server_role"][:, None])[:, 0], p["server_role"], own["role"])
     client_role = torch.where(server_role == _INTERNAL, p["client_role"], _INTERNAL)
     six = (p["ip_version"] == 1) & own["v6"] & (server_role != _BROADCAST)
@@ -273,7 +288,7 @@ def _parties(p: Params) -> dict[str, Tensor]:
         "protocol": torch.where(icmp & six, ICMPV6, protocol),
         "ip_version": 4 + 2 * six.long(),
         "client_port": torch.where(icmp, 8 + 120 * six.long(), own["client_port"]),
-        "server_port": torch.where(own["has_port"], server_port, 0),
+        "server_port": torch.where(own["has_port"], server_port.clamp(min=1), 0),
         "client_role": client_role,
         "server_role": server_role,
         "client": torch.where(client_role == _INTERNAL, p["client"], 0),
@@ -310,6 +325,9 @@ def _amounts(p: Params, x: dict[str, Tensor]) -> dict[str, Tensor]:
     # One that was under way when the capture began opens with data or else with an acknowledgement.
     fixed["out"] = torch.where((outcome == _OTH) & (size["out"] == 0), 1, fixed["out"])
     rest["out"] = torch.where((outcome == _OTH) & (size["out"] == 0), (rest["out"] - 1).clamp(min=0), rest["out"])
+    # What the client sends over a connection is acknowledged, before it could fill the window of the SYN-ACK.
+    heard = talks & (outcome != _OTH) & (size["out"] > 0)
+    rest["in"] = torch.where(heard, rest["in"].clamp(min=1), rest["in"])
     for way in packets:
         room[way] = torch.minimum(rest[way], torch.where(size[way] > 0, size[way] - least[way] + 1, 0))
     for way in packets:
