@@ -8,7 +8,8 @@ the small classifier of `simpe evaluate` on the release, tests it once on the 10
 benchmarks/results/digits/NAME.json with its settings, date and commit. A row that has its JSON is not made again.
 
 Kinds: simpe (the defaults), random (the simulator's prior, no private data: `--epsilon` is ignored), ceiling (the
-defaults without noise: NOT private, what the simulator could do).
+defaults without noise: NOT private, what the simulator could do), draw-text (Sim-PE's simulator and schedule, with our
+embedder; 60,000 samples, as published).
 """
 
 import argparse
@@ -16,18 +17,20 @@ import datetime
 import json
 import subprocess
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from simpe import Strategy, metrics, runs
+from simpe import Budget, Strategy, metrics, runs, schedule
 from simpe.config import make_config
 from simpe.data import read
 from simpe.population import Population, public_generator
 from simpe.release import read_samples
 from simpe.rendering import render
 from simpe.simulators.digits import Digits
+from simpe.simulators.drawtext import DrawText
 
 RESULTS = Path(__file__).parent / "results" / "digits"
 SAMPLES = 40_000
@@ -64,10 +67,16 @@ def make_release(arguments: argparse.Namespace, name: str) -> tuple[np.ndarray, 
     if (out / "private").exists():
         runs.resume(out, noise=noise)
     else:
+        simulator, samples = "digits", SAMPLES
+        strategy = Strategy(**json.loads(arguments.strategy)) if arguments.strategy else None
+        if arguments.kind == "draw-text":
+            simulator, samples = "draw-text", 60_000
+            one_vote = 1 / schedule(Budget(epsilon=arguments.epsilon, delta=DELTA), 4).vote_noise[0]
+            strategy = replace(DrawText.strategy, threshold=one_vote)
         config = make_config(
-            simulator="digits", private=subset(arguments.data, arguments.rows, arguments.seed), out=out,
-            epsilon=arguments.epsilon, delta=DELTA, samples=SAMPLES, seed=arguments.seed,
-            strategy=Strategy(**json.loads(arguments.strategy)) if arguments.strategy else None, steps=arguments.steps,
+            simulator=simulator, private=subset(arguments.data, arguments.rows, arguments.seed), out=out,
+            epsilon=arguments.epsilon, delta=DELTA, samples=samples, seed=arguments.seed,
+            strategy=strategy, steps=arguments.steps,
         )  # fmt: skip
         runs.start(config, noise=noise)
     certificate = json.loads((out / "release" / "certificate.json").read_text())
@@ -80,7 +89,7 @@ def make_release(arguments: argparse.Namespace, name: str) -> tuple[np.ndarray, 
 def row(arguments: argparse.Namespace) -> None:
     name = "-".join(
         [arguments.kind]
-        + ([f"eps{arguments.epsilon:g}"] if arguments.kind == "simpe" else [])
+        + ([f"eps{arguments.epsilon:g}"] if arguments.kind in ("simpe", "draw-text") else [])
         + [f"rows{arguments.rows}", f"seed{arguments.seed}"]
         + ([arguments.tag] if arguments.tag else [])
     )
@@ -110,7 +119,7 @@ def table() -> None:
     found: dict[tuple, list[dict]] = {}
     for path in sorted(RESULTS.glob("*.json")):
         one = json.loads(path.read_text())
-        epsilon = one["epsilon"] if one["kind"] == "simpe" else None
+        epsilon = one["epsilon"] if one["kind"] in ("simpe", "draw-text") else None
         found.setdefault((one["kind"], one["rows"], epsilon), []).append(one)
     print("| what | private rows | epsilon | accuracy | 1-NN | Frechet | run, seconds | seeds |")
     print("| --- | --- | --- | --- | --- | --- | --- | --- |")
@@ -131,7 +140,7 @@ if __name__ == "__main__":
     commands = parser.add_subparsers(dest="command", required=True)
     one = commands.add_parser("row")
     one.add_argument("--data", type=Path, required=True)
-    one.add_argument("--kind", choices=("simpe", "random", "ceiling"), default="simpe")
+    one.add_argument("--kind", choices=("simpe", "random", "ceiling", "draw-text"), default="simpe")
     one.add_argument("--epsilon", type=float, default=1.0)
     one.add_argument("--rows", type=int, default=60_000)
     one.add_argument("--seed", type=int, default=0)

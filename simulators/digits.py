@@ -44,7 +44,7 @@ class Digits:
     install) when a typeface is missing, FileNotFoundError for a font that does not exist.
     """
 
-    strategy = Strategy(decay=0.72, release_strength=0.5)
+    strategy = Strategy(children=5, decay=0.72, release_strength=0.2)
 
     def __init__(
         self,
@@ -77,7 +77,7 @@ class Digits:
             pen=Continuous(0.07, 0.3, log=True),  # half the width of a stroke
             softness=Continuous(0.8, 1.6),  # width of an edge, pixels
             scale=Continuous(0.92, 1.04),  # of the ink's larger side, over the frame without its margins
-            warp=Continuous(-0.35, 0.35, size=18),  # (2, 3, 3): where the control points move, x then y
+            warp=Continuous(-0.6, 0.6, size=18),  # (2, 3, 3): where the control points move, x then y
         )
 
     def render(self, p: Params) -> Tensor:

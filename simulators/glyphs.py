@@ -1,4 +1,4 @@
-"""Signed distance fields of glyphs: typefaces from pip, single-stroke faces, and hand-made pen strokes.
+"""Signed distance fields of glyphs: typefaces from pip, single-stroke faces, and pen strokes in many hands.
 
 A glyph is scaled so that the larger side of its bounding box spans -1..1 and held as a field of ``FIELD`` x
 ``FIELD`` distances over -``REACH``..``REACH``, in the same unit: positive inside the ink, negative outside. A
@@ -76,7 +76,10 @@ _TYPEFACES = (
 _HERSHEY = ("futural", "rowmans", "scripts", "timesr")
 
 # Handwritten forms, drawn for this project. Numbers are x,y on a page of 100 x 100, y downwards; the pen runs
-# smoothly through them, "/" is a corner, ";" lifts the pen.
+# smoothly through them, "/" is a corner, ";" lifts the pen. Each form is written by several hands: the first as it
+# stands here, the others with its control points moved, by a fixed draw.
+_HANDS = 32
+_UNSTEADY = 9.0  # standard deviation of a control point
 _STROKES = {
     "0": (
         "50,0 17,15 8,50 17,85 50,100 83,85 92,50 83,15 50,0",
@@ -184,8 +187,8 @@ _STROKES = {
     ),
 }
 
-Stroke = npt.NDArray[np.float64]
-"""A polyline: (points, 2)."""
+Dots = Tensor
+"""Glyphs as dots along their strokes: float32 (glyphs, dots, 2)."""
 
 
 @dataclass(frozen=True)
@@ -230,22 +233,22 @@ def atlas(classes: tuple[str, ...], fonts: tuple[Path, ...], device: torch.devic
     hershey = [_hershey(name, classes) for name in _HERSHEY]
 
     fields: list[Tensor] = []
-    count: list[int] = []
+    pens: list[Tensor] = []
     for i, character in enumerate(classes):
-        strokes = [_handwritten(text) for text in _STROKES.get(character, ())]
-        own = [_field_of_strokes(s) for s in strokes + [face[i] for face in hershey] if s]
-        own += [field for face in outlines if (field := face[i]) is not None]
+        own = [_fields_of_dots(dots) for dots in _handwritten(character)]
+        own += [_fields_of_dots(dots) for face in hershey if (dots := face[i]) is not None]
+        own += [field[None] for face in outlines if (field := face[i]) is not None]
         if not own:
             raise ValueError(f"no face can draw {character!r}: add a font that has it with fonts=[...]")
-        fields += own
-        count.append(len(own))
-    stack = torch.stack(fields)
-    inside = stack.clamp(min=0)
-    ink = (stack > 0).sum((1, 2)).clamp(min=1)
-    counts = torch.tensor(count)
+        stack = torch.cat(own)
+        ink = (stack > 0).sum((1, 2)).clamp(min=1)
+        pen = 2 * stack.clamp(min=0).sum((1, 2)) / ink  # the mean depth inside a stroke is half of its half-width
+        fields.append(stack)
+        pens.append(pen)
+    counts = torch.tensor([len(pen) for pen in pens])
     return Atlas(
-        fields=stack,
-        pen=2 * inside.sum((1, 2)) / ink,  # the mean depth inside a stroke is half of its half-width
+        fields=torch.cat(fields),
+        pen=torch.cat(pens),
         first=counts.cumsum(0) - counts,
         count=counts,
         sources=tuple(dict.fromkeys(_sources(path for path, _ in files))),
@@ -315,38 +318,52 @@ def _field_of_mask(mask: npt.NDArray[np.bool_]) -> Tensor:
     return interpolate(signed[None, None], size=(FIELD, FIELD), mode="bilinear", align_corners=False)[0, 0]
 
 
-def _field_of_strokes(strokes: list[Stroke]) -> Tensor:
-    """Minus the distance to the nearest stroke: a pen of no width, to be thickened when it is drawn."""
-    points = np.concatenate(strokes)
-    low, high = points.min(0), points.max(0)
-    half = max((high - low).max() / 2, 1e-9)
-    ends = [((s - (low + high) / 2) / half) @ (1, 1j) for s in strokes]
-    start = np.concatenate([e[:-1] for e in ends]).astype(np.complex64)
-    step = np.concatenate([np.diff(e) for e in ends]).astype(np.complex64)
-    axis = ((np.arange(FIELD) + 0.5) / FIELD * 2 * REACH - REACH).astype(np.float32)
-    page = (axis + 1j * axis[:, None]).reshape(-1, 1) - start
-    length = np.maximum(step.real**2 + step.imag**2, 1e-12)
-    along = ((page.real * step.real + page.imag * step.imag) / length).clip(0, 1)
-    distance = np.abs(page - along * step).min(1)
-    return torch.from_numpy(-distance.reshape(FIELD, FIELD))
+def _fields_of_dots(dots: Dots) -> Tensor:
+    """Minus the distance to the nearest dot, (n, FIELD, FIELD): a pen of no width, to be thickened when it is
+    drawn."""
+    low, high = dots.amin(1, keepdim=True), dots.amax(1, keepdim=True)
+    half = ((high - low).amax(2, keepdim=True) / 2).clamp(min=1e-9)
+    dots = (dots - (low + high) / 2) / half
+    # Squared distances are smooth across a stroke, so every other point is enough. |p - q|^2 = |p|^2 + (|q|^2 - 2 p.q),
+    # the bracket as one matrix product; few glyphs at a time, to stay in cache.
+    half_field = FIELD // 2
+    axis = (torch.arange(half_field) + 0.5) / half_field * (2 * REACH) - REACH
+    page = torch.cartesian_prod(axis, axis).flip(1)
+    nearest = [
+        torch.matmul(page, -2 * q.transpose(1, 2)).add_((q * q).sum(2)[:, None]).amin(2) for q in torch.split(dots, 4)
+    ]
+    squared = (torch.cat(nearest) + (page * page).sum(1)).reshape(-1, 1, half_field, half_field)
+    return -interpolate(squared, scale_factor=2, mode="bicubic", align_corners=False).clamp(min=0).sqrt()[:, 0]
 
 
-def _hershey(name: str, classes: tuple[str, ...]) -> list[list[Stroke]]:
+def _hershey(name: str, classes: tuple[str, ...]) -> list[Dots | None]:
+    """Each character of a single-stroke face; None where it has no ink."""
     font = HersheyFonts()
     font.load_default_font(name)
-    return [
-        [np.asarray(s, dtype=float) for glyph in font.glyphs_for_text(c) for s in glyph.strokes if len(s) > 1]
-        for c in classes
-    ]
+    faces: list[Dots | None] = []
+    for character in classes:
+        strokes = [glyph.strokes for glyph in font.glyphs_for_text(character)]
+        lines = [torch.tensor(stroke, dtype=torch.float32) for some in strokes for stroke in some if len(stroke) > 1]
+        t = torch.linspace(0, 1, 12)[:, None, None]
+        dots = [torch.lerp(line[:-1], line[1:], t).flatten(0, 1) for line in lines]
+        faces.append(torch.cat(dots)[None] if dots else None)
+    return faces
 
 
-def _handwritten(text: str) -> list[Stroke]:
-    """Parse one form of ``_STROKES`` into polylines."""
-    return [
-        _smooth(np.array([[float(v) for v in point.split(",")] for point in piece]))
-        for lift in text.split(";")
-        for piece in _pieces(lift)
-    ]
+def _handwritten(character: str) -> list[Dots]:
+    """The forms of ``_STROKES``, each in ``_HANDS`` hands."""
+    draw = torch.Generator().manual_seed(ord(character))
+    return [_written(form, draw) for form in _STROKES.get(character, ())]
+
+
+def _written(form: str, draw: torch.Generator) -> Dots:
+    """One form, its control points moved by each hand but the first; what meets in a point still does."""
+    names = sorted(set(form.replace("/", " ").replace(";", " ").split()))
+    moved = _UNSTEADY * torch.randn(len(names), _HANDS, 2, generator=draw)
+    moved[:, 0] = 0
+    points = {p: torch.tensor([float(v) for v in p.split(",")]) + by for p, by in zip(names, moved, strict=True)}
+    pieces = [piece for lift in form.split(";") for piece in _pieces(lift)]
+    return torch.cat([_smooth(torch.stack([points[p] for p in piece], 1)) for piece in pieces], 1)
 
 
 def _pieces(stroke: str) -> Iterator[list[str]]:
@@ -358,14 +375,13 @@ def _pieces(stroke: str) -> Iterator[list[str]]:
         last = points[-1:]
 
 
-def _smooth(points: Stroke, steps: int = 6) -> Stroke:
-    """A spline through the points (Catmull and Rom, 1974), as a polyline."""
-    if len(points) == 2:
-        return points
-    closed = np.array_equal(points[0], points[-1])
-    before, after = (points[-2], points[1]) if closed else (points[0], points[-1])
-    p = np.concatenate([before[None], points, after[None]])
-    t = np.linspace(0, 1, steps, endpoint=False)[:, None, None]
-    a, b, c, d = p[:-3], p[1:-2], p[2:-1], p[3:]
+def _smooth(points: Dots, apart: float = 3.0) -> Dots:
+    """Dots along splines (Catmull and Rom, 1974) through points (n, k, 2), about ``apart`` or closer."""
+    closed = torch.equal(points[:, 0], points[:, -1])
+    before, after = (points[:, -2], points[:, 1]) if closed else (points[:, 0], points[:, -1])
+    p = torch.cat([before[:, None], points, after[:, None]], 1)
+    longest = float((points[:, 1:] - points[:, :-1]).norm(dim=2).max())
+    t = torch.linspace(0, 1, 2 + int(longest / apart))[:, None]
+    a, b, c, d = (x[:, :, None] for x in (p[:, :-3], p[:, 1:-2], p[:, 2:-1], p[:, 3:]))
     curve = b + (c - a) / 2 * t + (a - 2.5 * b + 2 * c - d / 2) * t**2 + (1.5 * (b - c) + (d - a) / 2) * t**3
-    return np.concatenate([curve.transpose(1, 0, 2).reshape(-1, 2), points[-1:]])
+    return curve.flatten(1, 2)

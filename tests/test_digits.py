@@ -78,12 +78,16 @@ def test_every_digit_has_ink_in_the_frame_and_is_centred_by_mass(seed, margin):
     images = simulator.render(draw(simulator, 100, seed)).double()
     assert (images.amax((1, 2)) >= 100).all()
     assert (images.sum((1, 2)) / 255 > 28**2 * (1 - 2 * margin) ** 2 * 0.01).all()
-    if margin >= 0.1:  # with room to move
-        pixel = torch.arange(28) - 13.5
-        for axis in (1, 2):
-            mass = images.sum(axis)
-            assert ((mass * pixel).sum(1) / mass.sum(1)).abs().max() < 1.6
-            assert ((mass * pixel).sum(1) / mass.sum(1)).abs().mean() < 0.2
+    pixel = torch.arange(28) - 13.5
+    for axis in (1, 2):
+        mass = images.sum(axis)
+        off = (mass * pixel).sum(1) / mass.sum(1)
+        # Ink is off the centre only where it would leave the frame otherwise: it touches the other side. (Where a glyph
+        # is bent most, its reach is known to a few pixels only.)
+        edge = torch.where(off < 0, mass[:, -2:].amax(1), mass[:, :2].amax(1))
+        assert ((off.abs() < 0.7) | (edge > 0)).double().mean() > 0.95
+        if margin >= 0.1:  # with room to move
+            assert off.abs().mean() < 0.25
 
 
 @pytest.mark.parametrize("margin", [0.0, 4 / 28])
@@ -127,7 +131,7 @@ def test_the_bent_grid_is_the_linear_map_and_its_bezier_patch():
 
 
 def test_fields_are_distances():
-    bar = glyphs._field_of_strokes([np.array([[0.0, 0.0], [0.0, 10.0]])])
+    bar = glyphs._fields_of_dots(torch.stack([torch.zeros(200), torch.linspace(0, 10, 200)], 1)[None])[0]
     disc = np.hypot(*np.mgrid[-50.0:51, -50.0:51]) <= 50.5
     points = torch.tensor([[[[0.5, 0.0], [0.0, 0.9], [1.0, 0.0]]]]) / glyphs.REACH
     read = [
@@ -135,6 +139,31 @@ def test_fields_are_distances():
     ]
     torch.testing.assert_close(read[0], torch.tensor([-0.5, 0.0, -1.0]), atol=0.03, rtol=0)
     torch.testing.assert_close(read[1], torch.tensor([0.5, 0.1, 0.0]), atol=0.03, rtol=0)
+
+
+def test_fields_of_strokes_are_distances_to_their_dots():
+    """Against brute force, where a pen's edge can lie."""
+    for dots in [*glyphs._handwritten("3")[:2], glyphs._hershey("rowmans", ("8",))[0]]:
+        low, high = dots.amin(1, keepdim=True), dots.amax(1, keepdim=True)
+        scaled = (dots - (low + high) / 2) / ((high - low).amax(2, keepdim=True) / 2)
+        axis = (torch.arange(glyphs.FIELD) + 0.5) / glyphs.FIELD * 2 * glyphs.REACH - glyphs.REACH
+        page = torch.cartesian_prod(axis, axis).flip(1)
+        expected = -torch.cdist(page, scaled).amin(2).reshape(-1, glyphs.FIELD, glyphs.FIELD)
+        found = glyphs._fields_of_dots(dots)
+        edge = (expected > -0.35) & (expected < -0.06)
+        assert (found - expected)[edge].abs().max() < 0.05
+        assert (found - expected)[edge].abs().mean() < 0.007
+
+
+def test_hands_move_control_points_and_keep_what_meets():
+    hands = glyphs._written("0,0 50,50 / 100,0 ; 50,50 50,100", torch.Generator().manual_seed(0))
+    assert len(hands) == glyphs._HANDS
+    torch.testing.assert_close(hands[0, 0], torch.zeros(2))
+    starts = hands[:, [0, -1]]
+    assert (starts[1:] - starts[:1]).abs().amin() > 0  # every other hand moves every end
+    # The second stroke begins at the corner of the first, in every hand.
+    gaps = torch.cdist(hands[:, -30:-29], hands[:, :-30]).amin((1, 2))
+    assert gaps.max() < 6
 
 
 def test_other_characters_and_faces_of_ones_own(tmp_path):
