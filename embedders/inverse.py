@@ -150,9 +150,10 @@ class Inverse:
         try:
             with np.load(path, allow_pickle=False) as file:
                 about = json.loads(str(file["about"]))
+                tensor = {name: torch.from_numpy(file[name]) for name in file.files if name != "about"}
                 layers = tuple(
-                    _Layer(*(torch.from_numpy(file[f"{name}{i}"]) for name in _ARRAYS), *numbers)
-                    for i, numbers in enumerate(about["layers"])
+                    _Layer(tensor[f"weight{i}"], tensor[f"scale{i}"], tensor[f"bias{i}"], stride, padding)
+                    for i, (stride, padding) in enumerate(about["layers"])
                 )
                 return cls(layers, tuple(about["shape"]), about["origin"])
         except (KeyError, TypeError, json.JSONDecodeError) as error:

@@ -69,6 +69,7 @@ class DrawText:
     not exist, ValueError for no or repeated classes.
     """
 
+    size = (_SIZE, _SIZE)
     strategy = Strategy(elitist=False, start=1, places=1_000_000, strength=0.8, decay=0.5, threshold=0.13, lookahead=8)
 
     def __init__(self, classes: Sequence[str] = "0123456789", fonts: Sequence[str | Path] = ()):
