@@ -18,11 +18,11 @@ from simpe.scheduling import Metric
 
 Progress = Callable[[int, int], None]
 
-_ROWS = 512  # rows by
-_CANDIDATES = 2048  # candidates: a block of scores, which fits into a core's cache
-_GROUP = 32  # candidates that share a minimum; only promising groups are looked into
+_TILE = 2048  # rows by candidates in a block of scores, at most; fewer in few dimensions, see _tile
+_GROUP = 16  # candidates that share a minimum; only promising groups are looked into
 _FAR = 2.0**60  # norm of a row, in units of the largest candidate, past which float32 is of no use
-_PAIRS = 2**22  # float64 values held at a time while near-ties are settled
+_NEVER = 2.0**100  # a score that no candidate reaches
+_HELD = 2**20  # values held at a time while near-ties are settled
 
 
 def nearest(rows: Tensor, candidates: Tensor, k: int = 1, metric: Metric = "l2") -> Tensor:
@@ -41,8 +41,7 @@ def nearest(rows: Tensor, candidates: Tensor, k: int = 1, metric: Metric = "l2")
     if not (rows.isfinite().all() and candidates.isfinite().all()):
         raise ValueError("rows and candidates must be finite")
     prepared = _Candidates(candidates, metric)
-    found = [prepared.nearest(rows[i : i + _ROWS], k) for i in range(0, len(rows), _ROWS)]
-    return torch.cat(found) if found else torch.empty((0, k), dtype=torch.int64, device=rows.device)
+    return torch.cat([prepared.nearest(part, k) for part in rows.split(_tile(rows.shape[1])[0])])
 
 
 def nearest_within_labels(
@@ -80,53 +79,89 @@ class _Candidates:
     def __init__(self, candidates: Tensor, metric: Metric):
         self.metric = metric
         self.original = candidates
-        exact = _prepare(candidates, metric)
-        self.centre = exact.mean(dim=0)
-        exact = exact - self.centre
-        largest = exact.square().sum(dim=1).max().sqrt()
+        parts = candidates.split(_TILE)
+        total = torch.stack([_prepare(part, metric).sum(dim=0) for part in parts]).sum(dim=0)
+        self.centre = total / len(candidates)
+        largest = torch.stack([self._centred(part).square().sum(dim=1).max() for part in parts]).max().sqrt()
         self.length = torch.where(largest > 0, largest, 1.0)
-        exact = exact / self.length
-        # |c|^2 / 2 is one more column, against a 1 in the rows; what fills up the last group can never win.
-        half_norms = exact.square().sum(dim=1, keepdim=True) / 2
-        fill = exact.new_zeros((-len(candidates) % _GROUP, exact.shape[1] + 1))
-        fill[:, -1] = torch.inf
-        self.values = torch.cat([torch.cat([-exact, half_norms], dim=1), fill]).float()
+        # |c|^2 / 2 is one more column, against a 1 in the rows. What fills up the last group can never win.
+        m, d = candidates.shape
+        self.values = candidates.new_zeros((m + -m % _GROUP, d + 1))
+        self.values[m:, d] = _NEVER
+        for part, values in zip(parts, self.values[:m].split(_TILE), strict=True):
+            exact = self._centred(part) / self.length
+            values[:, :d] = -exact
+            values[:, d] = exact.square().sum(dim=1) / 2
+
+    def _centred(self, x: Tensor) -> Tensor:
+        return _prepare(x, self.metric) - self.centre
 
     def nearest(self, rows: Tensor, k: int) -> Tensor:
-        exact = (_prepare(rows, self.metric) - self.centre) / self.length
-        norm = exact.square().sum(dim=1, keepdim=True).sqrt()
+        """Indices (n, k) of the nearest candidates of a block of rows."""
+        n, d = rows.shape
+        exact = self._centred(rows) / self.length
+        norm = exact.square().sum(dim=1).sqrt()
         # So far out that rounding decides between all candidates: compare them all.
         far = norm > _FAR
-        x = torch.nn.functional.pad(exact.where(~far, 0.0).float(), (0, 1), value=1.0)
-        tolerance = torch.where(far, torch.inf, 2 * _error(norm, rows.shape[1], rows.device)).float()
-        # 1. The k smallest group minima bound the k-th smallest score from above; keep the groups within
-        #    twice the error of that bound, and of these the scores that are.
-        bound = torch.full((len(rows), k), torch.inf, device=rows.device)
-        kept: list[tuple[Tensor, Tensor, Tensor]] = []
-        memory = x.new_empty(len(rows) * min(_CANDIDATES, len(self.values)))  # the same for every block: stays in cache
-        for start in range(0, len(self.values), _CANDIDATES):
-            block = self.values[start : start + _CANDIDATES]
-            scores = torch.mm(x, block.T, out=memory[: len(rows) * len(block)].view(len(rows), -1))
-            # A group is every (count)-th candidate of the block, so that its minimum runs along the memory.
-            groups = scores.view(len(rows), _GROUP, -1)
-            count = groups.shape[2]
-            minima = groups.amin(dim=1)
-            if k == 1:
-                bound = torch.minimum(bound, minima.amin(dim=1, keepdim=True))
-            else:
-                bound = torch.cat([bound, minima], dim=1).topk(k, dim=1, largest=False).values
-            row, group = (minima <= bound[:, -1:] + tolerance).nonzero(as_tuple=True)
-            scores = groups[row, :, group]
-            member, place = (scores <= (bound[row, -1:] + tolerance[row])).nonzero(as_tuple=True)
-            kept.append((row[member], start + place * count + group[member], scores[member, place]))
-        row, index, score = (torch.cat(parts) for parts in zip(*kept, strict=True))
-        near = (score <= bound[row, -1] + tolerance[row, 0]) & (index < len(self.original))
-        row, index = row[near], index[near]
-        # 2. Order what is left by exact distance, then index; a single contender needs no comparison.
-        contested = torch.bincount(row, minlength=len(rows))[row] > 1
+        x = self.values.new_zeros((n, self.values.shape[1]))
+        x[:, :d] = exact.where(~far[:, None], 0.0)
+        x[:, d] = 1.0
+        tolerance = torch.where(far, torch.inf, 2 * _error(norm, d, rows.device)).float()
+        minima, tiles = self._minima(x)
+        # The k smallest minima bound the k-th smallest score from above. What lies above that bound by more than twice
+        # the error cannot be among the nearest k.
+        if k == 1:
+            bound = tiles.amin(dim=0)
+        elif k <= (groups := len(self.values) // _GROUP):
+            bound = minima[:groups].topk(k, dim=0, largest=False).values[-1]
+        else:
+            bound = torch.full_like(tolerance, torch.inf)
+        limit = bound + tolerance
+        tile, row = (tiles <= limit).nonzero(as_tuple=True)
+        minima = minima.unflatten(0, (len(tiles), -1))
+        pair, group = (minima[tile, :, row] <= limit[row, None]).nonzero(as_tuple=True)
+        return self._settle(rows, x, limit, row[pair], tile[pair] * minima.shape[1] + group, k)
+
+    def _minima(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Smallest score of rows x in each group of consecutive candidates (groups, n), and in each tile (tiles, n)."""
+        step = _tile(self.original.shape[1])[1]
+        blocks = self.values.split(step)
+        minima = x.new_empty((len(blocks) * step // _GROUP, len(x)))
+        minima[len(self.values) // _GROUP :] = torch.nan  # below no limit, not even an infinite one
+        tiles = x.new_empty((len(blocks), len(x)))
+        memory = x.new_empty((step, len(x)))  # the same for every tile, so that it stays in the cache
+        for block, groups, tile in zip(blocks, minima.split(step // _GROUP), tiles, strict=True):
+            scores = torch.mm(block, x.T, out=memory[: len(block)])
+            found = groups[: len(block) // _GROUP]
+            torch.amin(scores.view(len(found), _GROUP, len(x)), dim=1, out=found)
+            torch.amin(found, dim=0, out=tile)
+        return minima, tiles
+
+    def _settle(self, rows: Tensor, x: Tensor, limit: Tensor, row: Tensor, group: Tensor, k: int) -> Tensor:
+        """The k nearest (n, k) among the members of the listed groups: ``row[i]`` is to look into ``group[i]``."""
+        if len(row) * _GROUP > _HELD and len(rows) > 1:  # nearly all tie: fewer rows at a time
+            half = len(rows) // 2
+            low, high = row < half, row >= half
+            return torch.cat(
+                [
+                    self._settle(rows[:half], x[:half], limit[:half], row[low], group[low], k),
+                    self._settle(rows[half:], x[half:], limit[half:], row[high] - half, group[high], k),
+                ]
+            )
+        # Scores of the members again, now that the limit is known: most rows have one contender left.
+        groups = self.values.view(len(self.values) // _GROUP, -1)
+        near = []
+        for r, g in zip(*(i.split(max(1, _HELD // groups.shape[1])) for i in (row, group)), strict=True):
+            members = groups.index_select(0, g).unflatten(1, (_GROUP, -1))
+            near.append(torch.bmm(members, x[r, :, None]).squeeze(2) <= limit[r, None])
+        pair, member = torch.cat(near).nonzero(as_tuple=True)
+        row, index = row[pair], group[pair] * _GROUP + member
+        real = index < len(self.original)
+        row, index = row[real], index[real]
+        # Order them by exact distance, then index; a single contender needs no comparison.
+        contested = (torch.bincount(row, minlength=len(rows))[row] > 1).nonzero().squeeze(1)
         distance = torch.zeros(len(row), dtype=torch.float64, device=rows.device)
-        chosen = contested.nonzero().squeeze(1)
-        for part in torch.split(chosen, max(1, _PAIRS // rows.shape[1])):
+        for part in contested.split(max(1, _HELD // rows.shape[1])):
             distance[part] = _distances(rows[row[part]], self.original[index[part]], self.metric)
         order = index.argsort(stable=True)
         order = order[distance[order].argsort(stable=True)]
@@ -136,8 +171,18 @@ class _Candidates:
         return index[first[:, None] + torch.arange(k, device=rows.device)]
 
 
+def _tile(dims: int) -> tuple[int, int]:
+    """Rows and candidates of a block of scores.
+
+    In few dimensions the block has to stay in a core's cache between the product and the minima; in many, the product
+    takes nearly all the time and likes large blocks.
+    """
+    rows = min(_TILE, max(256, 16 * dims))
+    return rows, max(_GROUP, min(_TILE, 4 * dims) // _GROUP * _GROUP)
+
+
 def _error(norm: Tensor, dims: int, device: torch.device) -> Tensor:
-    """Bound (n, 1) on the error of a score of rows of this norm, whatever the order in which the product is summed.
+    """Bound (n,) on the error of a score of rows of this norm, whatever the order in which the product is summed.
 
     A float32 dot product of d terms errs by at most d u |x| |c| / (1 - d u) (Higham, Accuracy and Stability of
     Numerical Algorithms, 3.1), with u the unit roundoff; rounding the inputs, the norm and the final subtraction

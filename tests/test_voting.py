@@ -104,15 +104,15 @@ def test_nearest_is_the_float64_brute_force_for_any_numbers_of_rows_and_candidat
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize(("rows_at_once", "candidates_at_once", "group", "pairs"), [(7, 32, 8, 1), (1, 64, 32, 100)])
-def test_block_sizes_do_not_matter(monkeypatch, kind, rows_at_once, candidates_at_once, group, pairs):
+@pytest.mark.parametrize(("rows_at_once", "candidates_at_once", "group", "held"), [(7, 32, 8, 1), (1, 64, 32, 100)])
+def test_block_sizes_do_not_matter(monkeypatch, kind, rows_at_once, candidates_at_once, group, held):
     generator = torch.Generator().manual_seed(1)
     rows, candidates = data(kind, 50, 16, generator), data(kind, 150, 16, generator)
     usual = nearest(rows, candidates, 3)
-    monkeypatch.setattr(voting, "_ROWS", rows_at_once)
-    monkeypatch.setattr(voting, "_CANDIDATES", candidates_at_once)
+    monkeypatch.setattr(voting, "_tile", lambda dims: (rows_at_once, candidates_at_once))
+    monkeypatch.setattr(voting, "_TILE", 13)
     monkeypatch.setattr(voting, "_GROUP", group)
-    monkeypatch.setattr(voting, "_PAIRS", pairs)
+    monkeypatch.setattr(voting, "_HELD", held)
     assert torch.equal(nearest(rows, candidates, 3), usual)
 
 
