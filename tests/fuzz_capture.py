@@ -1,8 +1,8 @@
 """Damage captures in every way that comes to mind: `python tests/fuzz_capture.py [MUTATIONS] [SEED] [FOLDER]`.
 
-Each mutation of a capture must be read or refused with InputError, in bounded processor time; the counts must add up; every
-packet must hold what PACKET allows; and flows must assemble from it, with as many packets. FOLDER adds real captures
-to those that are built here.
+Each mutation of a capture must be read or refused with InputError, in bounded processor time; the counts must add up;
+every packet must hold what PACKET allows; and flows must assemble from it, with as many packets. FOLDER adds real
+captures to those that are built here.
 """
 
 from __future__ import annotations
