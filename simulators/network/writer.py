@@ -36,28 +36,25 @@ def write(path: str | Path, flows: Flows, nanosecond: bool = False) -> int:
     nanosecond. Builds the capture in memory, some three times its size. Raises OSError where it cannot be written.
     """
     unit = 1 if nanosecond else 1000
-    packets = _packets(flows, unit)
     arena = _payloads(flows)
+    p = _packets(flows, arena, unit)
     head = np.array([0xA1B23C4D if nanosecond else 0xA1B2C3D4, 4 << 16 | 2, 0, 0, 65535, 1], dtype="<u4")
 
-    order = np.argsort(packets["time"], kind="stable")
-    packets = {name: value[order] for name, value in packets.items()}
-    flow, size = packets["flow"], packets["size"]
-    kinds = _kinds(flows, packets)
-    lengths = np.array([_HEADERS[kind].itemsize for kind in _HEADERS])[kinds]
-    ends = head.nbytes + np.cumsum(lengths + size)
-    at = ends - lengths - size
+    kinds = _kinds(flows)[p["flow"]] + (p["flags"] & _SYN != 0)
+    lengths = np.array([layout.itemsize for layout in _HEADERS.values()])[kinds]
+    order = np.argsort(p["time"], kind="stable")
+    ends = head.nbytes + np.cumsum((lengths + p["size"])[order])
+    at = np.empty_like(ends)
+    at[order] = ends
+    at -= lengths + p["size"]
     out = np.empty(int(ends[-1]) if len(ends) else head.nbytes, dtype=np.uint8)
     out[: head.nbytes] = head.view(np.uint8)
-
-    sums = _payload_sums(arena, packets["source"], size)
     for index, kind in enumerate(_HEADERS):
-        chosen = np.flatnonzero(kinds == index)
-        if len(chosen):
-            some = {name: value[chosen] for name, value in packets.items()}
-            put(out, at[chosen], _headers(kind, flows, some, sums[chosen], unit))
-    if len(arena):
-        copy(out, at + lengths, arena, packets["source"], size)
+        some = np.flatnonzero(kinds == index)
+        if len(some):
+            put(out, at[some], _headers(kind, flows, {name: value[some] for name, value in p.items()}, unit))
+    full = np.flatnonzero(p["size"])
+    copy(out, (at + lengths)[full], arena, p["source"][full], p["size"][full])
     out.tofile(path)
     return len(order)
 
@@ -84,28 +81,22 @@ def _before(flows: Flows, way: str, flow: Integers, x: Integers) -> Integers:
     return np.minimum(x, longs) * long + later * each + np.minimum(later, more)
 
 
-def _packets(flows: Flows, unit: int) -> dict[str, NDArray[Any]]:
+def _packets(flows: Flows, arena: Bytes, unit: int) -> dict[str, NDArray[Any]]:
     """All packets, flow after flow: name -> (packets,).
 
-    ``flow``, ``way``, ``flags``, ``size`` (payload bytes), ``source`` (where in the arena of payloads), ``seq``,
-    ``ack`` (relative), ``ordinal`` (among the packets with payload one way), ``time`` (ns since 1970, whole units).
+    ``flow``, ``place`` in it, ``way``, ``flags``, ``size`` (payload bytes), ``source`` (place in the arena of payloads),
+    ``sum`` (of the payload's 16-bit words), ``seq``, ``ack`` (relative), ``ordinal`` (among the packets with payload
+    one way), ``time`` (ns since 1970, whole units).
     """
     outcome, tcp = flows["outcome"].astype(np.int64), flows["protocol"] == TCP
     count = flows["packets_out"] + flows["packets_in"]
     first = np.cumsum(count) - count
     flow, place = ramps(count)
     p: dict[str, NDArray[Any]] = {
-        "flow": flow,
-        "place": place,
-        "way": np.zeros(len(flow), dtype=np.int64),
-        "flags": np.full(len(flow), _ACK, dtype=np.uint8),
-        "size": np.zeros(len(flow), dtype=np.int64),
-        "source": np.zeros(len(flow), dtype=np.int64),
-        "seq": np.zeros(len(flow), dtype=np.int64),
-        "ack": np.zeros(len(flow), dtype=np.int64),
-        "ordinal": np.zeros(len(flow), dtype=np.int64),
-        "time": _times(flows, flow, place, unit),
+        name: np.zeros(len(flow), dtype=np.int64)
+        for name in ("way", "flags", "size", "source", "sum", "seq", "ack", "ordinal")
     }
+    p |= {"flow": flow, "place": place, "time": _times(flows, flow, place, unit)}
 
     def lay(rows: Integers, at: Any, way: int, flags: int, seq: Any, ack: Any, **more: Any) -> None:
         index = first[rows] + at
@@ -149,8 +140,7 @@ def _packets(flows: Flows, unit: int) -> dict[str, NDArray[Any]]:
     acks["in"] -= np.isin(outcome, (_SF, _RSTR)) & (data["out"] > 0)
     server_first = np.array([f.server_first for f in PROFILES])[flows["profile"]] & greets
     leads = {"out": ~server_first, "in": server_first}
-    base = {"out": np.cumsum(sent["out"] + sent["in"]) - sent["out"] - sent["in"]}
-    base["in"] = base["out"] + sent["out"]
+    base = _bases(flows)
     for way, mine, theirs in ((_OUT, "out", "in"), (_IN, "in", "out")):
         rows, x = ramps(data[mine])
         ours, other = data[mine][rows], data[theirs][rows]
@@ -163,7 +153,8 @@ def _packets(flows: Flows, unit: int) -> dict[str, NDArray[Any]]:
         size, before = sizes(flows, mine, rows, x), _before(flows, mine, rows, x)
         received = 1 + _before(flows, theirs, rows, after)
         source = base[mine][rows] + before
-        lay(rows, at, way, _PSH | _ACK, 1 + before, received, size=size, source=source, ordinal=x)
+        total = _payload_sums(arena, source, size)
+        lay(rows, at, way, _PSH | _ACK, 1 + before, received, size=size, source=source, sum=total, ordinal=x)
         acked = np.flatnonzero(later > answers)
         lay(rows[acked], at[acked] + 1, 1 - way, _ACK, received[acked], (1 + before + size)[acked])
     return p
@@ -181,28 +172,43 @@ def _times(flows: Flows, flow: Integers, place: Integers, unit: int) -> Integers
     return start[flow] + np.rint(seconds * (1e9 / unit)).astype(np.int64) * unit
 
 
+def _bases(flows: Flows) -> dict[str, Integers]:
+    """Where the payload of each flow (n,) begins in the arena: everything sent out, then everything sent in."""
+    out, back = flows["bytes_out"], flows["bytes_in"]
+    return {"out": np.cumsum(out) - out, "in": np.cumsum(back) - back + out.sum()}
+
+
 def _payloads(flows: Flows) -> Bytes:
-    """The arena: payloads of every flow, out then in. Over TCP a way is one stream, else every packet a message."""
-    total = flows["bytes_out"] + flows["bytes_in"]
-    at = np.cumsum(total) - total
+    """The arena: the payloads of every flow. Over TCP a way is one stream, else every packet is a message."""
+    arena = payloads.filler(int(flows["bytes_out"].sum() + flows["bytes_in"].sum()))
     tcp = flows["protocol"] == TCP
-    arena = payloads.filler(int(total.sum()))
-    for way, start in (("out", at), ("in", at + flows["bytes_out"])):
+    for way, start in _bases(flows).items():
         streams = np.flatnonzero(tcp & (flows[f"bytes_{way}"] > 0))
         payloads.fill(arena, flows["profile"][streams], way, start[streams], flows[f"bytes_{way}"][streams], streams)
         flow, x = ramps(np.where(tcp, 0, flows[f"data_{way}"]))
         asked = sizes(flows, "out", flow, np.minimum(x, flows["data_out"][flow] - 1))
-        payloads.fill(
-            arena,
-            flows["profile"][flow],
-            way,
-            start[flow] + _before(flows, way, flow, x),
-            sizes(flows, way, flow, x),
-            flow,
-            x,
-            asked,
-        )
+        at, size = start[flow] + _before(flows, way, flow, x), sizes(flows, way, flow, x)
+        payloads.fill(arena, flows["profile"][flow], way, at, size, flow, x, asked)
     return arena
+
+
+def _payload_sums(arena: Bytes, source: Integers, size: Integers) -> Integers:
+    """Sums (m,) of the 16-bit words of pieces of the arena (m,), one behind the other, none of them empty."""
+    if len(source) == 0:
+        return np.zeros(0, dtype=np.int64)
+    # Words are added where they lie. A piece that begins at an odd place has its words across them: there the sum of
+    # swapped words is the sum swapped (RFC 1071), once the bytes at both ends are taken by themselves.
+    end = source + size
+    odd, first, stop = source & 1, (source + 1) // 2, end // 2
+    words = np.zeros(len(arena) // 2 + 1, dtype="<u2")
+    words.view(np.uint8)[: len(arena)] = arena
+    bounds = np.stack([first, stop], axis=1).ravel()
+    total = np.add.reduceat(words, bounds, dtype=np.uint32)[::2].astype(np.int64) * (first < stop)
+    total = _folded(total)
+    total = np.where(odd, total, total >> 8 | (total & 0xFF) << 8)
+    total += np.where(odd, arena[source].astype(np.int64) << 8, 0)
+    ending = arena[end - 1].astype(np.int64)
+    return total + np.where(end & 1, np.where(odd, ending, ending << 8), 0)
 
 
 # --- headers
@@ -228,78 +234,101 @@ _TRANSPORTS: Mapping[str, list[tuple[Any, ...]]] = {
     "icmp": [("kind", "u1"), ("code", "u1"), ("sum", ">u2"), ("ident", ">u2"), ("turn", ">u2")],
     "other": [],
 }
-_HEADERS = {(name, version): _layout(version, fields) for name, fields in _TRANSPORTS.items() for version in (4, 6)}
+_HEADERS = {(name, version): _layout(version, fields) for version in (4, 6) for name, fields in _TRANSPORTS.items()}
 """What stands before a payload: the record's header in the file, Ethernet, IP and transport."""
 _BELOW = 30  # bytes of record and Ethernet
 
 
-def _kinds(flows: Flows, p: Mapping[str, NDArray[Any]]) -> Integers:
-    """Index (packets,) into _HEADERS."""
-    protocol = flows["protocol"][p["flow"]]
-    syn = (protocol == TCP) & (p["flags"] & _SYN != 0)
-    name = np.select([syn, protocol == TCP, protocol == UDP, np.isin(protocol, (ICMP, ICMPV6))], [1, 0, 2, 3], 4)
-    return 2 * name + (flows["ip_version"][p["flow"]] == 6)
+def _kinds(flows: Flows) -> Integers:
+    """Index (n,) into _HEADERS, of packets without SYN; those with one have the next."""
+    protocol = flows["protocol"]
+    name = np.select([protocol == TCP, protocol == UDP, np.isin(protocol, (ICMP, ICMPV6))], [0, 2, 3], 4)
+    return name + len(_TRANSPORTS) * (flows["ip_version"] == 6)
 
 
-def _headers(
-    kind: tuple[str, int], flows: Flows, p: Mapping[str, NDArray[Any]], payload_sum: Integers, unit: int
-) -> Bytes:
-    """Headers (n, bytes) of packets of one kind, with all checksums."""
+def _headers(kind: tuple[str, int], flows: Flows, p: Mapping[str, NDArray[Any]], unit: int) -> Bytes:
+    """Headers (packets, bytes) of packets of one kind, with all checksums.
+
+    What all packets of a flow share one way is filled in, and added up, once for the flow.
+    """
     transport, version = kind
-    flow, inbound, size = p["flow"], p["way"] == _IN, p["size"]
-    h = np.zeros(len(flow), dtype=_HEADERS[kind])
+    start = _BELOW + (20 if version == 4 else 40)
+    rows = np.unique(p["flow"])
+    local = np.zeros(int(rows[-1]) + 1, dtype=np.int64)
+    local[rows] = np.arange(len(rows))
+    templates = np.empty(2 * len(rows), dtype=_HEADERS[kind])
+    templates[: len(rows)], templates[len(rows) :] = (_template(kind, flows, rows, way) for way in (_OUT, _IN))
+    network, segment = _words(templates, _BELOW, start), _words(templates, start, templates.itemsize)
+    if (transport, version) != ("icmp", 4):  # the pseudo-header
+        segment += _words(templates, _BELOW + (12 if version == 4 else 8), start) + templates["protocol"]
+    turn = local[p["flow"]] + p["way"] * len(rows)
+    h, network, segment = templates[turn], network[turn], segment[turn]
 
-    def sides(name: str) -> tuple[NDArray[Any], NDArray[Any]]:
-        client, server = flows[f"client{name}"][flow], flows[f"server{name}"][flow]
-        swap = inbound if client.ndim == 1 else inbound[:, None]
-        return np.where(swap, server, client), np.where(swap, client, server)
-
+    size, flags, above = p["size"], p["flags"], h.itemsize - _BELOW + p["size"]
     h["sec"], h["part"] = p["time"] // 10**9, p["time"] % 10**9 // unit
     h["captured"] = h["length"] = h.itemsize - 16 + size
-    source, target = sides("")
-    from_role, to_role = sides("_role")
-    h["from_mac"], h["to_mac"] = _macs(source, from_role, version), _macs(target, to_role, version)
-    h["from_ip"], h["to_ip"] = source[:, -h["from_ip"].shape[1] :], target[:, -h["from_ip"].shape[1] :]
-    h["ttl"] = np.where(inbound, flows["ttl_in"][flow], flows["ttl_out"][flow])
-    h["protocol"] = flows["protocol"][flow]
-    above = h.itemsize - _BELOW + size
-    chance = scrambled(flow)
     if version == 4:
-        h["type"], h["ver"], h["total"], h["fragment"] = 0x0800, 0x45, above, 0x4000
-        h["id"] = (chance + p["place"]) & 0xFFFF
-        h["check"] = ~_folded(_words(h, _BELOW, _BELOW + 20)) & 0xFFFF
+        number = h["id"] + p["place"] & 0xFFFF
+        h["total"], h["check"] = above, ~_folded(network - h["id"] + above + number) & 0xFFFF
+        h["id"] = number
     else:
-        h["type"], h["ver"], h["total"] = 0x86DD, 6 << 28, above - 40
+        h["total"] = above - 40
     if transport == "other":
         return _as_bytes(h)
 
-    start = _BELOW + (20 if version == 4 else 40)
-    if transport == "icmp":
-        h["kind"] = flows["client_port"][flow] - inbound * (8 if version == 4 else -1)
-        h["code"] = flows["server_port"][flow]
-        h["ident"], h["turn"] = chance & 0xFFFF, (p["ordinal"] + 1) & 0xFFFF
-    else:
-        h["from_port"], h["to_port"] = sides("_port")
+    length = h.itemsize - start + size
+    segment += p["sum"] + (length if (transport, version) != ("icmp", 4) else 0)
     if transport == "udp":
-        h["size"] = 8 + size
-    if transport in ("tcp", "syn"):
-        # Both sides count from numbers of their own.
-        ours, theirs = scrambled(2 * flow + inbound), scrambled(2 * flow + ~inbound)
-        acks = p["flags"] & _ACK != 0
-        refuses = (p["flags"] & _RST != 0) & (p["seq"] == 0)
-        h["seq"] = np.where(refuses, 0, (ours + p["seq"]) & 0xFFFFFFFF)
-        h["ack"] = np.where(acks, (theirs + p["ack"]) & 0xFFFFFFFF, 0)
-        h["words"], h["flags"], h["window"] = (h.itemsize - start) // 4 << 4, p["flags"], 0xFFFF
-    if transport == "syn":
-        h["window"] = np.where(inbound, flows["window_in"][flow], flows["window_out"][flow])
-        h["mss_kind"], h["mss"], h["options"] = 0x0204, flows["mss"][flow], np.frombuffer(_SYN_OPTIONS, np.uint8)
-    total = _words(h, start, h.itemsize) + payload_sum
-    if (transport, version) != ("icmp", 4):  # the pseudo-header
-        addresses = _BELOW + (12 if version == 4 else 8)
-        total += _words(h, addresses, start) + h["protocol"] + (h.itemsize - start + size)
-    check = ~_folded(total) & 0xFFFF
+        h["size"] = length
+        segment += length
+    elif transport == "icmp":
+        h["turn"] = p["ordinal"] + 1 & 0xFFFF
+        segment += h["turn"]
+    else:
+        # Each side counts from a number of its own, which stands in the template.
+        acks = flags & _ACK != 0
+        refuses = (flags & _RST != 0) & (p["seq"] == 0)
+        seq, ack = h["seq"].astype(np.int64), h["ack"].astype(np.int64)
+        segment -= (seq & 0xFFFF) + (seq >> 16) + (ack & 0xFFFF) + (ack >> 16)
+        seq = np.where(refuses, 0, seq + p["seq"] & 0xFFFFFFFF)
+        ack = np.where(acks, ack + p["ack"] & 0xFFFFFFFF, 0)
+        h["seq"], h["ack"], h["flags"] = seq, ack, flags
+        segment += (seq & 0xFFFF) + (seq >> 16) + (ack & 0xFFFF) + (ack >> 16) + flags
+    check = ~_folded(segment) & 0xFFFF
     h["sum"] = np.where((check == 0) & (transport == "udp"), 0xFFFF, check)
     return _as_bytes(h)
+
+
+def _template(kind: tuple[str, int], flows: Flows, rows: Integers, way: int) -> NDArray[np.void]:
+    """Headers (rows,) of what some flows send one way, as far as all their packets share them; the rest is 0."""
+    transport, version = kind
+    h = np.zeros(len(rows), dtype=_HEADERS[kind])
+    mine, other = ("client", "server") if way == _OUT else ("server", "client")
+    source, target = flows[mine][rows], flows[other][rows]
+    h["from_mac"], h["to_mac"] = (
+        _macs(address, flows[f"{side}_role"][rows], version) for address, side in ((source, mine), (target, other))
+    )
+    width = h["from_ip"].shape[1]
+    h["from_ip"], h["to_ip"] = source[:, -width:], target[:, -width:]
+    h["ttl"] = flows["ttl_out" if way == _OUT else "ttl_in"][rows]
+    h["protocol"] = flows["protocol"][rows]
+    chance = scrambled(rows)
+    if version == 4:
+        h["type"], h["ver"], h["fragment"], h["id"] = 0x0800, 0x45, 0x4000, chance & 0xFFFF
+    else:
+        h["type"], h["ver"] = 0x86DD, 6 << 28
+    if transport == "icmp":
+        h["kind"] = flows["client_port"][rows].astype(np.int64) - way * (8 if version == 4 else -1)
+        h["code"], h["ident"] = flows["server_port"][rows], chance & 0xFFFF
+    elif transport != "other":
+        h["from_port"], h["to_port"] = flows[f"{mine}_port"][rows], flows[f"{other}_port"][rows]
+    if transport in ("tcp", "syn"):
+        h["seq"], h["ack"] = scrambled(2 * rows + way), scrambled(2 * rows + 1 - way)
+        h["words"], h["window"] = (h.itemsize - _BELOW - (20 if version == 4 else 40)) // 4 << 4, 0xFFFF
+    if transport == "syn":
+        h["window"] = flows["window_out" if way == _OUT else "window_in"][rows]
+        h["mss_kind"], h["mss"], h["options"] = 0x0204, flows["mss"][rows], np.frombuffer(_SYN_OPTIONS, np.uint8)
+    return h
 
 
 def _macs(address: Bytes, role: Integers, version: int) -> Bytes:
@@ -335,17 +364,3 @@ def _folded(total: Integers) -> Integers:
     for _ in range(3):
         total = (total & 0xFFFF) + (total >> 16)
     return total
-
-
-def _payload_sums(arena: Bytes, source: Integers, size: Integers) -> Integers:
-    """Sums (packets,) of the 16-bit words of each payload, padded with a zero byte to a whole number of them."""
-    sums = np.zeros(len(size), dtype=np.int64)
-    full = np.flatnonzero(size)
-    if len(full):
-        words = (size[full] + 1) // 2
-        ends = np.cumsum(words)
-        padded = np.zeros(2 * int(ends[-1]), dtype=np.uint8)
-        copy(padded, 2 * (ends - words), arena, source[full], size[full])
-        total = _folded(np.add.reduceat(padded.view("<u2"), ends - words, dtype=np.uint32).astype(np.int64))
-        sums[full] = total >> 8 | (total & 0xFF) << 8  # the sum of swapped words is the sum swapped
-    return sums
