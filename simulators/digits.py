@@ -38,7 +38,7 @@ class Digits:
     ``size``: pixels, a side or (height, width). ``classes``: single characters, one a class. ``margin``:
     share of the frame that is left free on each side; 4/28 is MNIST's layout, 0 fills the frame, as
     scikit-learn's digits do. Ink is centred by mass as far as that keeps it inside the frame. ``fonts``: font
-    files, or folders of them, to add to the built-in faces.
+    files, folders of them, or file names of system fonts, to add to the built-in faces.
 
     Raises ValueError for a size, margin or class that cannot be drawn, ImportError (with the package to
     install) when a typeface is missing, FileNotFoundError for a font that does not exist.
@@ -96,13 +96,12 @@ class Digits:
 
     def public_inputs(self) -> dict[str, Any]:
         """What the samples are made from: the settings, and every font file with its version and SHA-256."""
-        sources = self._atlas(torch.device("cpu")).sources
         return {
             "simulator": "digits",
             "size": list(self.size),
             "margin": self.margin,
             "classes": list(self.classes),
-            "typefaces": [dict(zip(("package", "version", "file", "sha256"), s, strict=True)) for s in sources],
+            "typefaces": [source._asdict() for source in self._atlas(torch.device("cpu")).sources],
         }
 
     def _atlas(self, device: torch.device) -> Atlas:

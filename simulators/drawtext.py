@@ -20,7 +20,7 @@ from torch import Tensor
 
 from simpe.embedders.images import PixelsAndGradients
 from simpe.scheduling import Strategy
-from simpe.simulators.glyphs import _TYPEFACES, _font_files, _packaged, _sources
+from simpe.simulators.typefaces import Typeface, sources, typefaces
 from simpe.space import Categorical, Integer, ParameterSpace, Params
 
 _SIZE = 28
@@ -118,17 +118,15 @@ class DrawText:
 
     def public_inputs(self) -> dict[str, Any]:
         """What the samples are made from: the texts, and every font file with its version and SHA-256."""
-        sources = [source for source in _sources(self._files) if source[2] in {path.name for path in self._files}]
         return {
             "simulator": "drawtext",
             "classes": list(self.classes),
-            "typefaces": [dict(zip(("package", "version", "file", "sha256"), s, strict=True)) for s in sources],
+            "typefaces": [s._asdict() for s in sources(Typeface(path, None) for path in self._files)],
         }
 
     @cached_property
     def _files(self) -> tuple[Path, ...]:
-        built_in = [_packaged(package, name) for package, name, _ in _TYPEFACES]
-        return tuple(dict.fromkeys([*built_in, *_font_files(self._fonts)]))
+        return tuple(dict.fromkeys(face.path for face in typefaces(self._fonts)))
 
 
 @lru_cache(maxsize=4)

@@ -8,11 +8,9 @@ alpha-tested magnification", SIGGRAPH 2007).
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from importlib import metadata, resources
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +22,8 @@ from scipy.ndimage import distance_transform_edt
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from simpe.simulators.typefaces import Source, hershey_source, sources, typefaces
+
 FIELD = 64
 """Points along each side of a field."""
 
@@ -31,47 +31,6 @@ REACH = 1.5
 """Half the side of a field, where the larger half-side of the glyph is 1."""
 
 _RASTER = 128  # em size in pixels from which an outline's field is measured
-
-# Light cuts where there is a choice: a pen is thickened without harm, but thinning it opens gaps.
-_TYPEFACES = (
-    ("caveat", "Caveat[wght].ttf", "Regular"),
-    ("dancing-script", "DancingScript[wght].ttf", "Regular"),
-    ("delius", "Delius-Regular.ttf", None),
-    ("great-vibes", "GreatVibes-Regular.ttf", None),
-    ("indie-flower", "IndieFlower-Regular.ttf", None),
-    ("kalam", "Kalam-Light.ttf", None),
-    ("lobster-two", "LobsterTwo-Italic.ttf", None),
-    ("oleo-script", "OleoScript-Regular.ttf", None),
-    ("permanent-marker", "PermanentMarker-Regular.ttf", None),
-    ("satisfy", "Satisfy-Regular.ttf", None),
-    ("shadows-into-light", "ShadowsIntoLight.ttf", None),
-    ("yellowtail", "Yellowtail-Regular.ttf", None),
-    ("zeyada", "Zeyada.ttf", None),
-    ("abeezee", "ABeeZee-Regular.ttf", None),
-    ("abel", "Abel-Regular.ttf", None),
-    ("alumni-sans", "AlumniSans[wght].ttf", "Thin"),
-    ("antic-slab", "AnticSlab-Regular.ttf", None),
-    ("comfortaa", "Comfortaa[wght].ttf", "Light"),
-    ("crimson-text", "CrimsonText-Regular.ttf", None),
-    ("crimson-text", "CrimsonText-Italic.ttf", None),
-    ("exo-2", "Exo2[wght].ttf", "Thin"),
-    ("fredoka", "Fredoka[wdth,wght].ttf", "Light"),
-    ("hammersmith-one", "HammersmithOne-Regular.ttf", None),
-    ("josefin-sans", "JosefinSans[wght].ttf", "Thin"),
-    ("jost", "Jost[wght].ttf", "Thin"),
-    ("libre-baskerville", "LibreBaskerville[wght].ttf", "Regular"),
-    ("libre-baskerville", "LibreBaskerville-Italic[wght].ttf", "Italic"),
-    ("maven-pro", "MavenPro[wght].ttf", "Regular"),
-    ("news-cycle", "NewsCycle-Regular.ttf", None),
-    ("nunito", "Nunito[wght].ttf", "ExtraLight"),
-    ("questrial", "Questrial-Regular.ttf", None),
-    ("quicksand", "Quicksand[wght].ttf", "Light"),
-    ("raleway", "Raleway[wght].ttf", "Thin"),
-    ("share-tech", "ShareTech-Regular.ttf", None),
-    ("smooch-sans", "SmoochSans[wght].ttf", "Thin"),
-    ("urbanist", "Urbanist[wght].ttf", "Thin"),
-    ("varela-round", "VarelaRound-Regular.ttf", None),
-)
 
 _HERSHEY = ("futural", "rowmans", "scripts", "timesr")
 
@@ -203,8 +162,8 @@ class Atlas:
     """int64 (classes,): where the glyphs of a class begin."""
     count: Tensor
     """int64 (classes,): how many there are, at least 1."""
-    sources: tuple[tuple[str, str, str, str], ...]
-    """(package or "file", version, file name, SHA-256) of every file that the glyphs came from."""
+    sources: tuple[Source, ...]
+    """Every file that the glyphs came from."""
 
     def to(self, device: torch.device) -> Atlas:
         """The same atlas on another device."""
@@ -219,17 +178,16 @@ class Atlas:
 
 @lru_cache(maxsize=16)
 def atlas(classes: tuple[str, ...], fonts: tuple[Path, ...], device: torch.device) -> Atlas:
-    """Build the atlas of single characters; ``fonts`` are files or folders of TrueType or OpenType fonts to
-    add.
+    """Build the atlas of single characters; ``fonts`` are added to the built-in typefaces (see
+    :func:`simpe.simulators.typefaces.typefaces`).
 
     Raises ImportError naming the pip package of a missing typeface, FileNotFoundError for a font that does
     not exist, ValueError for a character that no face can draw.
     """
     if device.type != "cpu":
         return atlas(classes, fonts, torch.device("cpu")).to(device)
-    files = [(_packaged(package, name), cut) for package, name, cut in _TYPEFACES]
-    files += [(path, None) for path in _font_files(fonts)]
-    outlines = [_outlines(path, cut, classes) for path, cut in files]
+    faces = typefaces(fonts)
+    outlines = [_outlines(face.path, face.cut, classes) for face in faces]
     hershey = [_hershey(name, classes) for name in _HERSHEY]
 
     fields: list[Tensor] = []
@@ -251,39 +209,8 @@ def atlas(classes: tuple[str, ...], fonts: tuple[Path, ...], device: torch.devic
         pen=torch.cat(pens),
         first=counts.cumsum(0) - counts,
         count=counts,
-        sources=tuple(dict.fromkeys(_sources(path for path, _ in files))),
+        sources=(*sources(faces), hershey_source()),
     )
-
-
-def _packaged(package: str, name: str) -> Path:
-    try:
-        path = Path(str(resources.files("fontpkg_" + package.replace("-", "_")))) / "files" / name
-    except ModuleNotFoundError:
-        raise ImportError(f"the typeface {package} is missing: pip install fontpkg-{package}") from None
-    if not path.is_file():
-        raise ImportError(f"fontpkg-{package} has no {name}: pip install --force-reinstall fontpkg-{package}")
-    return path
-
-
-def _font_files(fonts: Iterable[Path]) -> Iterator[Path]:
-    for path in fonts:
-        if path.is_dir():
-            yield from sorted(p for p in path.rglob("*") if p.suffix.lower() in {".ttf", ".otf"})
-        elif path.is_file():
-            yield path
-        else:
-            raise FileNotFoundError(f"no font at {path}: give a .ttf or .otf file or a folder of them")
-
-
-def _sources(paths: Iterable[Path]) -> Iterator[tuple[str, str, str, str]]:
-    for path in paths:
-        module = path.parent.parent.name
-        package = module.replace("_", "-") if module.startswith("fontpkg_") else ""
-        version = metadata.version(package) if package else ""
-        yield package or "file", version, path.name, hashlib.sha256(path.read_bytes()).hexdigest()
-    hershey = Path(str(resources.files("HersheyFonts"))) / "HersheyFonts.py"
-    digest = hashlib.sha256(hershey.read_bytes()).hexdigest()
-    yield "Hershey-Fonts", metadata.version("Hershey-Fonts"), hershey.name, digest
 
 
 def _outlines(path: Path, cut: str | None, classes: tuple[str, ...]) -> list[Tensor | None]:

@@ -1,6 +1,7 @@
 """The digits simulator: rows stay apart, ink sits where it should, and its digits are digits."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from torch.nn.functional import grid_sample
 
 from simpe.protocols import Simulator
 from simpe.simulators import digits as module
-from simpe.simulators import glyphs
+from simpe.simulators import glyphs, typefaces
 from simpe.simulators.digits import Digits
 
 
@@ -169,9 +170,19 @@ def test_hands_move_control_points_and_keep_what_meets():
 def test_other_characters_and_faces_of_ones_own(tmp_path):
     letters = Digits(classes="AbQ&")
     assert (letters.render(draw(letters, 40)).amax((1, 2)) > 100).all()
-    (tmp_path / "own.ttf").write_bytes(glyphs._packaged("kalam", "Kalam-Light.ttf").read_bytes())
+    (tmp_path / "own.ttf").write_bytes(typefaces.packaged("kalam", "Kalam-Light.ttf").read_bytes())
     more = Digits(classes="AbQ&", fonts=[tmp_path])
     assert len(more.space["face"]) == len(letters.space["face"]) + 1
+
+
+def test_a_system_font_is_found_by_its_file_name(tmp_path, monkeypatch):
+    (tmp_path / "fonts").mkdir()
+    own = tmp_path / "fonts" / "OfThisSystem.ttf"
+    own.write_bytes(typefaces.packaged("kalam", "Kalam-Light.ttf").read_bytes())
+    with pytest.raises(FileNotFoundError, match="OfThisSystem"):
+        typefaces.typefaces([Path("OfThisSystem.ttf")])
+    monkeypatch.setenv("XDG_DATA_DIRS", str(tmp_path))
+    assert typefaces.typefaces([Path("OfThisSystem.ttf")])[-1].path == own
 
 
 def test_public_inputs_name_every_font_and_are_json():
@@ -201,7 +212,7 @@ def test_what_cannot_be_drawn_is_refused_in_one_line(options, error, message):
 
 def test_a_missing_typeface_names_its_package():
     with pytest.raises(ImportError, match="pip install fontpkg-no-such-face"):
-        glyphs._packaged("no-such-face", "x.ttf")
+        typefaces.packaged("no-such-face", "x.ttf")
 
 
 def test_its_digits_are_recognised_as_real_ones():
