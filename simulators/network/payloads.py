@@ -29,8 +29,8 @@ WORDS = (
 )  # fmt: skip
 """Public words of six letters, for names and filler.
 
-None has a d, h, l, p, t or x, whose two lowest bits are 0: so no reader takes what lies within a stream for the fast path
-of RDP ([MS-RDPBCGR] 2.2.9.1.2), which is known by these bits alone.
+None has a d, h, l, p, t or x, whose two lowest bits are 0: so no reader takes what lies within a stream for the fast
+path of RDP ([MS-RDPBCGR] 2.2.9.1.2), which is known by these bits alone.
 """
 
 _NAME = b"canary.winner.example"  # stands for a flow's own name
@@ -288,7 +288,8 @@ def _smb(command: int, flags: int, body: bytes) -> bytes:
 _ENCRYPTED_SMB = Record(b"\0", 3, b"\xfdSMB" + _RANDOM + struct.pack("<IHHQ", 1, 0, 1, 1))
 _NEGOTIATE = _smb(0, 0, struct.pack("<HHHHI", 36, 1, 1, 0, 0x7F) + _RANDOM[:16] + bytes(8) + b"\2\3")
 _NEGOTIATED = _smb(
-    0, 1, struct.pack("<HHHH", 65, 1, 0x302, 0) + _RANDOM[:16] + struct.pack("<IIIIQQHHI", 0x7F, *(2**20,) * 3, 0, 0, 128, 0, 0)
+    0, 1, struct.pack("<HHHH", 65, 1, 0x302, 0) + _RANDOM[:16]
+    + struct.pack("<IIIIQQHHI", 0x7F, *(2**20,) * 3, 0, 0, 128, 0, 0),
 )  # fmt: skip
 _RTP = Record(b"$\0", 2, b"\x80\x60\0\1\0\0\0\1\0\0\0\1")
 _PUBLISH = Record(b"\x30", 0, b"\0\6sensor", 2**28)
@@ -393,7 +394,7 @@ _MESSAGES: Mapping[tuple[str, str], tuple[Message | None, ...]] = {
         Message(_BOOTP + _HARDWARE + b"\x35\1\3\x37\3\1\3\6\xff" + bytes(51), ids=(4,)),
     ),
     ("dhcp", "in"): (
-        Message(b"\2" + _BOOTP[1:] + _HARDWARE + b"\x35\1\5\x33\4\0\0\x0e\x10\x36\4\x0a\0\0\1\xff" + bytes(44), ids=(4,)),
+        Message(b"\2" + _BOOTP[1:] + _HARDWARE + bytes.fromhex("350105330400000e1036040a000001ff") + bytes(44), ids=(4,)),
     ),
     ("ssdp", "out"): (
         Message(

@@ -28,8 +28,9 @@ class Profile:
     its payload tells what it is, so it may run on other ports too. ``client_port``: the client's, where it is fixed.
     ``least``, ``most``: payload bytes, out and in, of its shortest and longest message; of TCP, the shortest is what
     its opening message needs and there is no longest. ``servers``: the roles that a server may have, the usual one
-    first. ``versions``: of IP, the usual one first. ``ttl``: of every packet, where the protocol fixes it. ``packets``, ``sizes``, ``seconds``: typical packets out and in,
-    payload bytes of a packet out and in, and duration; the middle of the prior. ``server_first``: the server greets.
+    first. ``versions``: of IP, the usual one first. ``ttl``: of every packet, where the protocol fixes it.
+    ``packets``, ``sizes``, ``seconds``: typical packets out and in, payload bytes of a packet out and in, and
+    duration; the middle of the prior. ``server_first``: the server greets.
     """
 
     name: str
@@ -106,13 +107,14 @@ RESERVED = {
     UDP: frozenset((
         49, 53, 67, 68, 69, 88, 123, 137, 138, 173, 177, 213, 319, 320, 389, 427, 434, 445, 464, 496, 500, 513, 520,
         521, 524, 525, 546, 547, 631, 664, 701, 750, 854, 910, 921, 1001, 1069, 1153, 1194, 1293, 1628, 1629, 1718,
-        1719, 1745, 1755, 2048, 2055, 2222, 2268, 2269, 2313, 2345, 2428, 2944, 2945, 2948, 3130, 3250, 3343, 3357, 3389,
-        3452, 3455, 3483, 3544, 3671, 3784, 3804, 3863, 4000, 4306, 4307, 4341, 4342, 4500, 4533, 4534, 4551, 4555,
-        4569, 4729, 4739, 4754, 4784, 4789, 4790, 4791, 4991, 5000, 5001, 5031, 5072, 5094, 5246, 5247, 5353, 5355,
-        5436, 5683, 6081, 6118, 6277, 6343, 6635, 6784, 6970, 7074, 7255, 7275, 7784, 8200, 8211, 8600, 8611, 8612,
-        8613, 8614, 8767, 8805, 8848, 9200, 9875, 9899, 9901, 9956, 9996, 10253, 11273, 12000, 12001, 12002, 12003,
-        12004, 12220, 12222, 12223, 13400, 17220, 17755, 17756, 18246, 23272, 24576, 24577, 25826, 26000, 27500, 27910,
-        27950, 27951, 27952, 27953, 27960, 27961, 27962, 27963, 30030, 34962, 34980, 37008, 41170, 44818, 47000, 54328,
+        1719, 1745, 1755, 2048, 2055, 2222, 2268, 2269, 2313, 2345, 2428, 2944, 2945, 2948, 3130, 3250, 3343, 3357,
+        3389, 3452, 3455, 3483, 3544, 3671, 3784, 3804, 3863, 4000, 4306, 4307, 4341, 4342, 4500, 4533, 4534, 4551,
+        4555, 4569, 4729, 4739, 4754, 4784, 4789, 4790, 4791, 4991, 5000, 5001, 5031, 5072, 5094, 5246, 5247, 5353,
+        5355, 5436, 5683, 6081, 6118, 6277, 6343, 6635, 6784, 6970, 7074, 7255, 7275, 7784, 8200, 8211, 8600, 8611,
+        8612, 8613, 8614, 8767, 8805, 8848, 9200, 9875, 9899, 9901, 9956, 9996, 10253, 11273, 12000, 12001, 12002,
+        12003, 12004, 12220, 12222, 12223, 13400, 17220, 17755, 17756, 18246, 23272, 24576, 24577, 25826, 26000,
+        27500, 27910, 27950, 27951, 27952, 27953, 27960, 27961, 27962, 27963, 30030, 34962, 34980, 37008, 41170,
+        44818, 47000, 54328,
     )),
 }  # fmt: skip
 """Ports, by protocol, of formats that nothing here writes and that readers know by the port alone (Wireshark 4.0's

@@ -7,7 +7,7 @@ II, IPv4 (RFC 791), IPv6 (RFC 8200), TCP (RFC 9293), UDP (RFC 768), ICMP (RFC 79
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from simpe.simulators.network.schema import OUTCOMES, Flows
 _FIN, _SYN, _RST, _PSH, _ACK = 1, 2, 4, 8, 16
 _OUT, _IN = 0, 1
 _SF, _S0, _REJ, _RSTO, _RSTR, _OTH = range(1, len(OUTCOMES))
+_BLOCK = 2**16  # packets
 _SCALE = 8  # window scale: 65,535 << 8 is more than a flow carries, so no window ever fills
 _SYN_OPTIONS = bytes([1, 1, 4, 2, 1, 3, 3, _SCALE])  # selective acknowledgements permitted, window scale; RFC 7323
 
@@ -36,27 +37,38 @@ def write(path: str | Path, flows: Flows, nanosecond: bool = False) -> int:
     nanosecond. Builds the capture in memory, some three times its size. Raises OSError where it cannot be written.
     """
     unit = 1 if nanosecond else 1000
-    arena = _payloads(flows)
-    p = _packets(flows, arena, unit)
     head = np.array([0xA1B23C4D if nanosecond else 0xA1B2C3D4, 4 << 16 | 2, 0, 0, 65535, 1], dtype="<u4")
-
-    kinds = _kinds(flows)[p["flow"]] + (p["flags"] & _SYN != 0)
-    lengths = np.array([layout.itemsize for layout in _HEADERS.values()])[kinds]
-    order = np.argsort(p["time"], kind="stable")
-    ends = head.nbytes + np.cumsum((lengths + p["size"])[order])
+    parts = [(part, arena, _packets(part, arena, unit)) for part in _blocks(flows) for arena in [_payloads(part)]]
+    time, lengths = (np.concatenate([p[name] for _, _, p in parts]) for name in ("time", "length"))
+    order = np.argsort(time, kind="stable")
+    ends = head.nbytes + np.cumsum(lengths[order])
     at = np.empty_like(ends)
     at[order] = ends
-    at -= lengths + p["size"]
-    out = np.empty(int(ends[-1]) if len(ends) else head.nbytes, dtype=np.uint8)
+    at -= lengths
+    out = np.empty(head.nbytes + int(lengths.sum()), dtype=np.uint8)
     out[: head.nbytes] = head.view(np.uint8)
-    for index, kind in enumerate(_HEADERS):
-        some = np.flatnonzero(kinds == index)
-        if len(some):
-            put(out, at[some], _headers(kind, flows, {name: value[some] for name, value in p.items()}, unit))
-    full = np.flatnonzero(p["size"])
-    copy(out, (at + lengths)[full], arena, p["source"][full], p["size"][full])
+    done = 0
+    for part, arena, p in parts:
+        place = at[done : done + len(p["time"])]
+        done += len(place)
+        for index, kind in enumerate(_HEADERS):
+            some = np.flatnonzero(p["kind"] == index)
+            if len(some):
+                put(out, place[some], _headers(kind, part, {name: value[some] for name, value in p.items()}, unit))
+        full = np.flatnonzero(p["size"])
+        size = p["size"][full]
+        copy(out, (place + p["length"])[full] - size, arena, p["source"][full], size)
     out.tofile(path)
     return len(order)
+
+
+def _blocks(flows: Flows) -> Iterator[Flows]:
+    """The table in parts of some packets each, so that what is worked on stays in the cache; ``number`` counts on."""
+    count = np.cumsum(flows["packets_out"] + flows["packets_in"])
+    table = {**flows, "number": np.arange(len(count))}
+    bounds = np.flatnonzero(np.diff(count // _BLOCK, prepend=-1)).tolist() or [0]
+    for start, stop in zip(bounds, [*bounds[1:], len(count)], strict=True):
+        yield {name: value[start:stop] for name, value in table.items()}
 
 
 # --- where the packets stand
@@ -84,9 +96,9 @@ def _before(flows: Flows, way: str, flow: Integers, x: Integers) -> Integers:
 def _packets(flows: Flows, arena: Bytes, unit: int) -> dict[str, NDArray[Any]]:
     """All packets, flow after flow: name -> (packets,).
 
-    ``flow``, ``place`` in it, ``way``, ``flags``, ``size`` (payload bytes), ``source`` (place in the arena of payloads),
-    ``sum`` (of the payload's 16-bit words), ``seq``, ``ack`` (relative), ``ordinal`` (among the packets with payload
-    one way), ``time`` (ns since 1970, whole units).
+    ``flow``, ``place`` in it, ``way``, ``flags``, ``size`` (payload bytes), ``source`` (place in the arena), ``sum`` (of
+    the payload's 16-bit words), ``seq``, ``ack`` (relative), ``ordinal`` (among the packets with payload one way),
+    ``time`` (ns since 1970, whole units), ``kind`` (index into _HEADERS), ``length`` (of its record).
     """
     outcome, tcp = flows["outcome"].astype(np.int64), flows["protocol"] == TCP
     count = flows["packets_out"] + flows["packets_in"]
@@ -157,6 +169,8 @@ def _packets(flows: Flows, arena: Bytes, unit: int) -> dict[str, NDArray[Any]]:
         lay(rows, at, way, _PSH | _ACK, 1 + before, received, size=size, source=source, sum=total, ordinal=x)
         acked = np.flatnonzero(later > answers)
         lay(rows[acked], at[acked] + 1, 1 - way, _ACK, received[acked], (1 + before + size)[acked])
+    p["kind"] = _kinds(flows)[flow] + (p["flags"] & _SYN != 0)
+    p["length"] = np.array([layout.itemsize for layout in _HEADERS.values()])[p["kind"]] + p["size"]
     return p
 
 
@@ -184,18 +198,25 @@ def _payloads(flows: Flows) -> Bytes:
     tcp = flows["protocol"] == TCP
     for way, start in _bases(flows).items():
         streams = np.flatnonzero(tcp & (flows[f"bytes_{way}"] > 0))
-        payloads.fill(arena, flows["profile"][streams], way, start[streams], flows[f"bytes_{way}"][streams], streams)
+        payloads.fill(
+            arena,
+            flows["profile"][streams],
+            way,
+            start[streams],
+            flows[f"bytes_{way}"][streams],
+            flows["number"][streams],
+        )
         flow, x = ramps(np.where(tcp, 0, flows[f"data_{way}"]))
         asked = sizes(flows, "out", flow, np.minimum(x, flows["data_out"][flow] - 1))
         at, size = start[flow] + _before(flows, way, flow, x), sizes(flows, way, flow, x)
-        payloads.fill(arena, flows["profile"][flow], way, at, size, flow, x, asked)
+        payloads.fill(arena, flows["profile"][flow], way, at, size, flows["number"][flow], x, asked)
     return arena
 
 
 def _payload_sums(arena: Bytes, source: Integers, size: Integers) -> Integers:
     """Sums (m,) of the 16-bit words of pieces of the arena (m,), one behind the other, none of them empty."""
     if len(source) == 0:
-        return np.zeros(0, dtype=np.int64)
+        return source
     # Words are added where they lie. A piece that begins at an odd place has its words across them: there the sum of
     # swapped words is the sum swapped (RFC 1071), once the bytes at both ends are taken by themselves.
     end = source + size
@@ -253,7 +274,7 @@ def _headers(kind: tuple[str, int], flows: Flows, p: Mapping[str, NDArray[Any]],
     """
     transport, version = kind
     start = _BELOW + (20 if version == 4 else 40)
-    rows = np.unique(p["flow"])
+    rows = np.flatnonzero(np.bincount(p["flow"]))
     local = np.zeros(int(rows[-1]) + 1, dtype=np.int64)
     local[rows] = np.arange(len(rows))
     templates = np.empty(2 * len(rows), dtype=_HEADERS[kind])
@@ -285,13 +306,12 @@ def _headers(kind: tuple[str, int], flows: Flows, p: Mapping[str, NDArray[Any]],
         h["turn"] = p["ordinal"] + 1 & 0xFFFF
         segment += h["turn"]
     else:
-        # Each side counts from a number of its own, which stands in the template.
-        acks = flags & _ACK != 0
+        # Each side counts from a number of its own.
+        first = scrambled(2 * flows["number"][rows][:, None] + np.arange(2)).T.ravel()
         refuses = (flags & _RST != 0) & (p["seq"] == 0)
-        seq, ack = h["seq"].astype(np.int64), h["ack"].astype(np.int64)
-        segment -= (seq & 0xFFFF) + (seq >> 16) + (ack & 0xFFFF) + (ack >> 16)
-        seq = np.where(refuses, 0, seq + p["seq"] & 0xFFFFFFFF)
-        ack = np.where(acks, ack + p["ack"] & 0xFFFFFFFF, 0)
+        seq = np.where(refuses, 0, first[turn] + p["seq"] & 0xFFFFFFFF)
+        other = local[p["flow"]] + (1 - p["way"]) * len(rows)
+        ack = np.where(flags & _ACK != 0, first[other] + p["ack"] & 0xFFFFFFFF, 0)
         h["seq"], h["ack"], h["flags"] = seq, ack, flags
         segment += (seq & 0xFFFF) + (seq >> 16) + (ack & 0xFFFF) + (ack >> 16) + flags
     check = ~_folded(segment) & 0xFFFF
@@ -312,7 +332,7 @@ def _template(kind: tuple[str, int], flows: Flows, rows: Integers, way: int) -> 
     h["from_ip"], h["to_ip"] = source[:, -width:], target[:, -width:]
     h["ttl"] = flows["ttl_out" if way == _OUT else "ttl_in"][rows]
     h["protocol"] = flows["protocol"][rows]
-    chance = scrambled(rows)
+    chance = scrambled(flows["number"][rows])
     if version == 4:
         h["type"], h["ver"], h["fragment"], h["id"] = 0x0800, 0x45, 0x4000, chance & 0xFFFF
     else:
@@ -323,7 +343,6 @@ def _template(kind: tuple[str, int], flows: Flows, rows: Integers, way: int) -> 
     elif transport != "other":
         h["from_port"], h["to_port"] = flows[f"{mine}_port"][rows], flows[f"{other}_port"][rows]
     if transport in ("tcp", "syn"):
-        h["seq"], h["ack"] = scrambled(2 * rows + way), scrambled(2 * rows + 1 - way)
         h["words"], h["window"] = (h.itemsize - _BELOW - (20 if version == 4 else 40)) // 4 << 4, 0xFFFF
     if transport == "syn":
         h["window"] = flows["window_out" if way == _OUT else "window_in"][rows]
