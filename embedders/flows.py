@@ -153,4 +153,4 @@ def _log1p(x: Tensor) -> Tensor:
     square, series = z * z, torch.zeros_like(z)
     for k in range(15, 0, -2):
         series = series * square + 1 / k
-    return (exponent - low.int()) * math.log(2) + 2 * z * series
+    return (exponent - low.int()).double() * math.log(2) + 2 * z * series

@@ -105,6 +105,8 @@ def fill(
     for index in np.unique(profile).tolist():
         chosen = np.flatnonzero(profile == index)
         name = NAMES[index]
+        if name == "icmp":  # an answer repeats the question
+            copy(arena, at[chosen], filler(2048), np.zeros_like(chosen), size[chosen])
         if name in _RESOLVERS:
             rows = (x[chosen] for x in (at, size, flow, ordinal, asked))
             _resolve(arena, *rows, response=way == "in", flags=_RESOLVERS[name])
@@ -394,7 +396,8 @@ _MESSAGES: Mapping[tuple[str, str], tuple[Message | None, ...]] = {
         Message(_BOOTP + _HARDWARE + b"\x35\1\3\x37\3\1\3\6\xff" + bytes(51), ids=(4,)),
     ),
     ("dhcp", "in"): (
-        Message(b"\2" + _BOOTP[1:] + _HARDWARE + bytes.fromhex("350105330400000e1036040a000001ff") + bytes(44), ids=(4,)),
+        Message(b"\2" + _BOOTP[1:] + _HARDWARE + bytes.fromhex("350105330400000e1036040a000001ff") + bytes(44),
+                ids=(4,)),
     ),
     ("ssdp", "out"): (
         Message(

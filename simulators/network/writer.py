@@ -96,9 +96,9 @@ def _before(flows: Flows, way: str, flow: Integers, x: Integers) -> Integers:
 def _packets(flows: Flows, arena: Bytes, unit: int) -> dict[str, NDArray[Any]]:
     """All packets, flow after flow: name -> (packets,).
 
-    ``flow``, ``place`` in it, ``way``, ``flags``, ``size`` (payload bytes), ``source`` (place in the arena), ``sum`` (of
-    the payload's 16-bit words), ``seq``, ``ack`` (relative), ``ordinal`` (among the packets with payload one way),
-    ``time`` (ns since 1970, whole units), ``kind`` (index into _HEADERS), ``length`` (of its record).
+    ``flow``, ``place`` in it, ``way``, ``flags``, ``size`` (payload bytes), ``source`` (place in the arena), ``sum``
+    (of the payload's 16-bit words), ``seq``, ``ack`` (relative), ``ordinal`` (among the packets with payload one
+    way), ``time`` (ns since 1970, whole units), ``kind`` (index into _HEADERS), ``length`` (of its record).
     """
     outcome, tcp = flows["outcome"].astype(np.int64), flows["protocol"] == TCP
     count = flows["packets_out"] + flows["packets_in"]
@@ -253,9 +253,14 @@ _TRANSPORTS: Mapping[str, list[tuple[Any, ...]]] = {
     "syn": [*_TCP, ("mss_kind", ">u2"), ("mss", ">u2"), ("options", "u1", len(_SYN_OPTIONS))],
     "udp": [*_PORTS, ("size", ">u2"), ("sum", ">u2")],
     "icmp": [("kind", "u1"), ("code", "u1"), ("sum", ">u2"), ("ident", ">u2"), ("turn", ">u2")],
-    "other": [],
+    "igmp": [("alert", ">u4")],  # an option of IPv4: every router should look (RFC 2236)
 }
-_HEADERS = {(name, version): _layout(version, fields) for version in (4, 6) for name, fields in _TRANSPORTS.items()}
+_HEADERS = {
+    (name, version): _layout(version, fields)
+    for version in (4, 6)
+    for name, fields in _TRANSPORTS.items()
+    if (name, version) != ("igmp", 6)
+}
 """What stands before a payload: the record's header in the file, Ethernet, IP and transport."""
 _BELOW = 30  # bytes of record and Ethernet
 
@@ -273,7 +278,7 @@ def _headers(kind: tuple[str, int], flows: Flows, p: Mapping[str, NDArray[Any]],
     What all packets of a flow share one way is filled in, and added up, once for the flow.
     """
     transport, version = kind
-    start = _BELOW + (20 if version == 4 else 40)
+    start = _BELOW + {4: 24 if transport == "igmp" else 20, 6: 40}[version]
     rows = np.flatnonzero(np.bincount(p["flow"]))
     local = np.zeros(int(rows[-1]) + 1, dtype=np.int64)
     local[rows] = np.arange(len(rows))
@@ -294,7 +299,7 @@ def _headers(kind: tuple[str, int], flows: Flows, p: Mapping[str, NDArray[Any]],
         h["id"] = number
     else:
         h["total"] = above - 40
-    if transport == "other":
+    if transport == "igmp":
         return _as_bytes(h)
 
     length = h.itemsize - start + size
@@ -340,7 +345,9 @@ def _template(kind: tuple[str, int], flows: Flows, rows: Integers, way: int) -> 
     if transport == "icmp":
         h["kind"] = flows["client_port"][rows].astype(np.int64) - way * (8 if version == 4 else -1)
         h["code"], h["ident"] = flows["server_port"][rows], chance & 0xFFFF
-    elif transport != "other":
+    elif transport == "igmp":
+        h["ver"], h["alert"] = 0x46, 0x94040000
+    else:
         h["from_port"], h["to_port"] = flows[f"{mine}_port"][rows], flows[f"{other}_port"][rows]
     if transport in ("tcp", "syn"):
         h["words"], h["window"] = (h.itemsize - _BELOW - (20 if version == 4 else 40)) // 4 << 4, 0xFFFF
