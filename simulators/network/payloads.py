@@ -108,8 +108,8 @@ def fill(
         if name == "icmp":  # an answer repeats the question
             copy(arena, at[chosen], filler(2048), np.zeros_like(chosen), size[chosen])
         if name in _RESOLVERS:
-            rows = (x[chosen] for x in (at, size, flow, ordinal, asked))
-            _resolve(arena, *rows, response=way == "in", flags=_RESOLVERS[name])
+            rows = at[chosen], size[chosen], flow[chosen], ordinal[chosen], asked[chosen]
+            _resolve(arena, *rows, way == "in", _RESOLVERS[name])
         for message, some in _variants(name, way, chosen, size, ordinal):
             _write(arena, message, at[some], size[some], flow[some], ordinal[some])
 
@@ -166,8 +166,9 @@ def _cut(arena: Bytes, record: Record, at: Integers, size: Integers, flow: Integ
 def _number(value: Integers, width: int) -> Bytes:
     """Big-endian numbers (m, width); width 0: MQTT's variable-length number, of four bytes (m, 4)."""
     if width == 0:
-        shifts, bits = np.arange(0, 28, 7), 0x7F
-        return (value[:, None] >> shifts & bits | np.array([128, 128, 128, 0])).astype(np.uint8)
+        groups: Integers = value[:, None] >> np.arange(0, 28, 7) & 0x7F
+        groups |= np.array([128, 128, 128, 0])  # set in all bytes but the last
+        return groups.astype(np.uint8)
     return (value[:, None] >> np.arange(8 * width - 8, -1, -8) & 0xFF).astype(np.uint8)
 
 

@@ -9,7 +9,7 @@ so a row is the same to the bit in whatever batch it stands.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from ipaddress import IPv4Network, IPv6Network, ip_network
@@ -475,7 +475,9 @@ def _within(address: NDArray[np.uint8], network: IPv4Network | IPv6Network) -> N
     return inside
 
 
-def _addresses(plan: Flows, internal: IPv4Network | IPv6Network, internal_v6: IPv4Network | IPv6Network) -> Flows:
+def _addresses(
+    plan: Mapping[str, NDArray[Any]], internal: IPv4Network | IPv6Network, internal_v6: IPv4Network | IPv6Network
+) -> Flows:
     """Addresses and client ports under which no two flows share protocol, addresses and ports.
 
     Flows with an ephemeral port share a client, and its ports are dealt out in turn; each of the others gets a client

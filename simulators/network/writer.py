@@ -28,6 +28,7 @@ _SYN_OPTIONS = bytes([1, 1, 4, 2, 1, 3, 3, _SCALE])  # selective acknowledgement
 
 Integers = NDArray[np.int64]
 Bytes = NDArray[np.uint8]
+_Columns = Mapping[str, NDArray[Any]]
 
 
 def write(path: str | Path, flows: Flows, nanosecond: bool = False) -> int:
@@ -62,7 +63,7 @@ def write(path: str | Path, flows: Flows, nanosecond: bool = False) -> int:
     return len(order)
 
 
-def _blocks(flows: Flows) -> Iterator[Flows]:
+def _blocks(flows: _Columns) -> Iterator[_Columns]:
     """The table in parts of some packets each, so that what is worked on stays in the cache; ``number`` counts on."""
     count = np.cumsum(flows["packets_out"] + flows["packets_in"])
     table = {**flows, "number": np.arange(len(count))}
@@ -74,26 +75,28 @@ def _blocks(flows: Flows) -> Iterator[Flows]:
 # --- where the packets stand
 
 
-def sizes(flows: Flows, way: str, flow: Integers, x: Integers) -> Integers:
+def sizes(flows: _Columns, way: str, flow: Integers, x: Integers) -> Integers:
     """Payload bytes of packet number x (m,) among those with payload of a flow (m,) one way."""
     long, longs, each, more = (column[flow] for column in _shares(flows, way))
-    return np.where(x < longs, long, each + (x - longs < more))
+    size: Integers = np.where(x < longs, long, each + (x - longs < more))
+    return size
 
 
-def _shares(flows: Flows, way: str) -> tuple[Any, Any, Any, Any]:
+def _shares(flows: _Columns, way: str) -> tuple[Any, Any, Any, Any]:
     long, longs, data = flows[f"long_{way}"], flows[f"longs_{way}"], flows[f"data_{way}"]
     rest, few = flows[f"bytes_{way}"] - long * longs, np.maximum(data - longs, 1)
     return long, longs, rest // few, rest % few
 
 
-def _before(flows: Flows, way: str, flow: Integers, x: Integers) -> Integers:
+def _before(flows: _Columns, way: str, flow: Integers, x: Integers) -> Integers:
     """Payload bytes one way before packet number x (m,) of those with payload."""
     long, longs, each, more = (column[flow] for column in _shares(flows, way))
     later = np.maximum(x - longs, 0)
-    return np.minimum(x, longs) * long + later * each + np.minimum(later, more)
+    total: Integers = np.minimum(x, longs) * long + later * each + np.minimum(later, more)
+    return total
 
 
-def _packets(flows: Flows, arena: Bytes, unit: int) -> dict[str, NDArray[Any]]:
+def _packets(flows: _Columns, arena: Bytes, unit: int) -> dict[str, NDArray[Any]]:
     """All packets, flow after flow: name -> (packets,).
 
     ``flow``, ``place`` in it, ``way``, ``flags``, ``size`` (payload bytes), ``source`` (place in the arena), ``sum``
@@ -174,7 +177,7 @@ def _packets(flows: Flows, arena: Bytes, unit: int) -> dict[str, NDArray[Any]]:
     return p
 
 
-def _times(flows: Flows, flow: Integers, place: Integers, unit: int) -> Integers:
+def _times(flows: _Columns, flow: Integers, place: Integers, unit: int) -> Integers:
     """When each packet comes, ns since 1970, in whole units: the long gaps lie evenly among the short ones."""
     answered = (flows["packets_in"] > 0).astype(np.int64)
     gaps = flows["packets_out"] + flows["packets_in"] - 1 - answered
@@ -182,17 +185,18 @@ def _times(flows: Flows, flow: Integers, place: Integers, unit: int) -> Integers
     long = (passed * flows["long_gaps"][flow] + (gaps // 2)[flow]) // np.maximum(gaps, 1)[flow]
     seconds = (passed - long) * flows["short_gap"][flow] + long * flows["long_gap"][flow]
     seconds += np.where(place > 0, (answered * flows["rtt"])[flow], 0)
-    start = np.rint(flows["start"] * 1e6).astype(np.int64) * 1000
-    return start[flow] + np.rint(seconds * (1e9 / unit)).astype(np.int64) * unit
+    start: Integers = np.rint(flows["start"] * 1e6).astype(np.int64) * 1000
+    since: Integers = np.rint(seconds * (1e9 / unit)).astype(np.int64) * unit
+    return start[flow] + since
 
 
-def _bases(flows: Flows) -> dict[str, Integers]:
+def _bases(flows: _Columns) -> dict[str, Integers]:
     """Where the payload of each flow (n,) begins in the arena: everything sent out, then everything sent in."""
     out, back = flows["bytes_out"], flows["bytes_in"]
     return {"out": np.cumsum(out) - out, "in": np.cumsum(back) - back + out.sum()}
 
 
-def _payloads(flows: Flows) -> Bytes:
+def _payloads(flows: _Columns) -> Bytes:
     """The arena: the payloads of every flow. Over TCP a way is one stream, else every packet is a message."""
     arena = payloads.filler(int(flows["bytes_out"].sum() + flows["bytes_in"].sum()))
     tcp = flows["protocol"] == TCP
@@ -265,14 +269,15 @@ _HEADERS = {
 _BELOW = 30  # bytes of record and Ethernet
 
 
-def _kinds(flows: Flows) -> Integers:
+def _kinds(flows: _Columns) -> Integers:
     """Index (n,) into _HEADERS, of packets without SYN; those with one have the next."""
     protocol = flows["protocol"]
-    name = np.select([protocol == TCP, protocol == UDP, np.isin(protocol, (ICMP, ICMPV6))], [0, 2, 3], 4)
-    return name + len(_TRANSPORTS) * (flows["ip_version"] == 6)
+    name: Integers = np.select([protocol == TCP, protocol == UDP, np.isin(protocol, (ICMP, ICMPV6))], [0, 2, 3], 4)
+    six: NDArray[np.bool_] = flows["ip_version"] == 6
+    return name + len(_TRANSPORTS) * six
 
 
-def _headers(kind: tuple[str, int], flows: Flows, p: Mapping[str, NDArray[Any]], unit: int) -> Bytes:
+def _headers(kind: tuple[str, int], flows: _Columns, p: _Columns, unit: int) -> Bytes:
     """Headers (packets, bytes) of packets of one kind, with all checksums.
 
     What all packets of a flow share one way is filled in, and added up, once for the flow.
@@ -324,7 +329,7 @@ def _headers(kind: tuple[str, int], flows: Flows, p: Mapping[str, NDArray[Any]],
     return _as_bytes(h)
 
 
-def _template(kind: tuple[str, int], flows: Flows, rows: Integers, way: int) -> NDArray[np.void]:
+def _template(kind: tuple[str, int], flows: _Columns, rows: Integers, way: int) -> NDArray[np.void]:
     """Headers (rows,) of what some flows send one way, as far as all their packets share them; the rest is 0."""
     transport, version = kind
     h = np.zeros(len(rows), dtype=_HEADERS[kind])
