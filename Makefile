@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 OUT ?= runs/digits
 
-.PHONY: help run test lint types clean
+.PHONY: help run test lint types fuzz clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -19,6 +19,9 @@ test: .venv/dev.stamp lint types  ## Check style, types and behaviour
 	@echo "Tests (about five minutes on two cores)"
 	$(BIN)/python -m pytest $(ARGS)
 	@echo "All tests passed."
+
+fuzz: .venv/dev.stamp  ## Damage captures in 20,000 ways and read them (some minutes)
+	$(BIN)/python tests/fuzz_capture.py
 
 lint: .venv/dev.stamp
 	$(BIN)/ruff check .

@@ -41,7 +41,7 @@ Epsilon = Annotated[
 Delta = Annotated[
     float, typer.Option(help="Probability that the guarantee may fail; keep it well below one over the rows.")
 ]
-Steps = Annotated[int | None, typer.Option(help="Steps of evolution.  [default: 4, or what the budget bears]")]
+Steps = Annotated[int | None, typer.Option(help="Steps of evolution.  \\[default: 4, or what the budget bears]")]
 Relation = Annotated[str, typer.Option(help="What neighbouring data sets are: add_remove or replace_one unit.")]
 Out = Annotated[Path, typer.Option(help="The run folder to make: release/ to give away, private/ to keep.")]
 SaveConfig = Annotated[Path | None, typer.Option(help="Also write the configuration that repeats this command.")]
@@ -58,16 +58,16 @@ def digits(
     steps: Steps = None,
     classes: Annotated[
         str | None,
-        typer.Option(help="The classes, public: one character each, or separated by commas.  [default: 0123456789]"),
+        typer.Option(help="The classes, public: one character each, or separated by commas.  \\[default: 0123456789]"),
     ] = None,
     unit: Annotated[
         str | None,
-        typer.Option(help="Array of the .npz that names each row's owner: the privacy unit.  [default: a row]"),
+        typer.Option(help="Array of the .npz that names each row's owner: the privacy unit.  \\[default: a row]"),
     ] = None,
     k: Annotated[int, typer.Option("--k", help="Rows that each unit may contribute, at most (with --unit).")] = 1,
     relation: Relation = "add_remove",
     size: Annotated[
-        int | None, typer.Option(help="Side of the images to make.  [default: the private images']")
+        int | None, typer.Option(help="Side of the images to make.  \\[default: the private images']")
     ] = None,
     ledger: Annotated[
         Path | None, typer.Option(help="A ledger that several runs on the same data share one budget on.")
@@ -89,6 +89,118 @@ def digits(
         ),
         save_config,
     )  # fmt: skip
+
+
+@app.command()
+def network(
+    captures: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="CAPTURE...",
+            help="Captures (pcap, pcapng, plain or gzip), flow tables (CSV, Parquet) or folders of them. After the "
+            "word [bold]inspect[/bold], they are only looked at.",
+        ),
+    ],
+    out: Annotated[
+        Path | None, typer.Option(help="The run folder to make: release/ to give away, private/ to keep.")
+    ] = None,
+    epsilon: Epsilon = 1.0,
+    delta: Delta = 1e-6,
+    unit: Annotated[
+        str,
+        typer.Option(
+            help="The privacy unit: flow; src, a client address; pair, two addresses; window or window:SECONDS, a "
+            "client for so long; or a column of the flow tables."
+        ),
+    ] = "flow",
+    k: Annotated[
+        int | None,
+        typer.Option("--k", help="Flows that each unit may contribute, at most.  \\[default: 32; of the unit flow, 1]"),
+    ] = None,
+    flows: Annotated[
+        int | None, typer.Option(help="How many flows to make.  \\[default: the noisy count of the units, times k]")
+    ] = None,
+    internal: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="CIDR",
+            help="Prefix of the internal hosts, public; synthetic ones get theirs from it where it is wide enough. "
+            "May be repeated.  \\[default: those of private networks]",
+        ),
+    ] = None,
+    window: Annotated[
+        tuple[str, str] | None,
+        typer.Option(
+            metavar="START LENGTH",
+            help="When the capture was made, public: 2024-01-31T08:00:00 6h. Flows that start outside take no part.  "
+            "\\[default: arrival times are not looked at, and uniform over an hour]",
+        ),
+    ] = None,
+    labels: Annotated[
+        str | None, typer.Option(metavar="COLUMN", help="Column of the flow tables that names each flow's class.")
+    ] = None,
+    classes: Annotated[str | None, typer.Option(help="The classes of --labels, public, separated by commas.")] = None,
+    preset: Annotated[
+        str | None, typer.Option(help="The tool that made the flow tables.  \\[default: known by its columns]")
+    ] = None,
+    compare: Annotated[
+        bool, typer.Option("--compare", help="Also draw the release beside the input, into private/: not private.")
+    ] = False,
+    steps: Steps = None,
+    relation: Relation = "add_remove",
+    ledger: Annotated[
+        Path | None, typer.Option(help="A ledger that several runs on the same data share one budget on.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the public randomness; the noise never comes from it.")] = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    save_config: SaveConfig = None,
+) -> None:
+    """Make a synthetic capture, and its flow table, that resemble private traffic.
+
+    Example:  [bold]simpe network office.pcap --epsilon 1 --unit src --out runs/office[/bold]
+
+    What a capture holds, for your eyes:  [bold]simpe network inspect office.pcap[/bold]
+    """
+    from simpe.simulators.network import inputs
+
+    if captures[0] == "inspect":
+        _inspect(captures[1:])
+        return
+    from simpe.config import make_config
+
+    if out is None:
+        raise InputError("--out is missing: name the run folder to make")
+    options: dict[str, Any] = {"labels": labels, "preset": preset}
+    if internal:
+        options |= inputs.internal(internal)
+    if window is not None:
+        options |= inputs.window(*window)
+    _run(
+        make_config(
+            simulator="network", private=tuple(captures), out=out, epsilon=epsilon, delta=delta, samples=flows,
+            unit=unit, k=(1 if unit == "flow" else 32) if k is None else k, steps=steps, relation=relation,
+            ledger=ledger, seed=seed, device=device,
+            classes=None if classes is None else tuple(name.strip() for name in classes.split(",")),
+            options={name: value for name, value in options.items() if value is not None},
+        ),
+        save_config,
+    )  # fmt: skip
+    if compare:
+        from simpe.simulators.network.traces import compare_with_input
+
+        print(f"  not private:   {compare_with_input(out)}")
+
+
+def _inspect(paths: list[str]) -> None:
+    from simpe.simulators.network.summary import summarise
+
+    console = _console()
+    with _Progress() as progress:
+        parts = list(summarise(paths, lambda done, total: progress("reading", done, total)))
+    for part in parts:
+        console.print(part, highlight=False, markup=False)
+        console.print()
+    _say("Not private: for your eyes")
 
 
 @app.command()
@@ -272,7 +384,8 @@ def _run(config: RunConfig, save_config: Path | None) -> None:
 
 def _conclude(folder: Path, release: Release) -> None:
     print(f"{len(release.samples)} samples, {release.certificate['statement']}.")
-    print(f"  to give away:  {folder / 'release'}  (look at {folder / 'release' / 'grid.png'})")
+    picture = next(iter(sorted((folder / "release").glob("*.png"), key=lambda path: path.name == "evolution.png")))
+    print(f"  to give away:  {folder / 'release'}  (look at {picture})")
     print(f"  to keep:       {folder / 'private'}")
 
 
@@ -295,6 +408,12 @@ class _Progress:
         return self
 
     def __call__(self, what: str, done: int, total: int) -> None:
+        if total == 0:  # a remark
+            if self._bar:
+                self._bar.console.print(what, markup=False, highlight=False)
+            else:
+                _say(what)
+            return
         if what != self._what:
             self._what = what
             if self._bar:

@@ -17,8 +17,10 @@ from simpe.scheduling import MAX_STEPS, Strategy
 class RunConfig(BaseModel):
     """Everything that repeats a run. The field names are the options of the command line.
 
-    ``simulator`` and ``embedder`` are names from ``simpe list`` or ``module:Name``; ``options`` are passed to the
-    simulator's constructor; ``strategy`` replaces the simulator's own (see :class:`simpe.Strategy`). simpe sets
+    ``simulator`` and ``embedder`` are names from ``simpe list`` or ``module:Name``; ``private`` is one
+    input or, where the simulator reads them, several. ``options`` are passed to the simulator's constructor; without
+    ``samples`` there are as many as the noisy count of the rows; ``strategy`` replaces the simulator's own (see
+    :class:`simpe.Strategy`). simpe sets
     ``run`` in a run folder, which identifies the run on its ledger, and ``modules``, the folder where ``module:Name``
     was found.
     """
@@ -27,12 +29,12 @@ class RunConfig(BaseModel):
 
     simulator: str = "digits"
     embedder: str | None = None
-    private: str
+    private: tuple[str, ...] = Field(min_length=1)
     epsilon: float = Field(ge=SMALLEST_EPSILON, le=LARGEST_EPSILON, allow_inf_nan=False)
     delta: float = Field(default=1e-6, ge=SMALLEST_DELTA, lt=1)
     relation: Relation = "add_remove"
     out: Path
-    samples: int = Field(default=10_000, ge=1, le=10_000_000)
+    samples: int | None = Field(default=None, ge=1, le=10_000_000)
     steps: int | None = Field(default=None, ge=1, le=MAX_STEPS)
     classes: tuple[str, ...] | None = None
     unit: str | None = None
@@ -45,6 +47,11 @@ class RunConfig(BaseModel):
     strategy: Strategy | None = None
     run: str | None = None
     modules: Path | None = None
+
+    @field_validator("private", mode="before")
+    @classmethod
+    def _one(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) else value
 
     @field_validator("classes", mode="before")
     @classmethod

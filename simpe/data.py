@@ -36,11 +36,12 @@ _CHUNK = 1 << 20
 class DataSet:
     """The rows of a data set as they are in the file.
 
-    - ``samples``: (n, ...); images are uint8 (n, h, w) or (n, h, w, 3), anything else is float32.
+    - ``samples``: (n, ...); images are uint8 (n, h, w) or (n, h, w, 3), anything else is floating.
     - ``labels``: (n,) integers or strings, or None.
     - ``units``: (n,) integers or strings, the privacy unit that owns each row, or None.
     - ``classes``: the names of all classes where they are public knowledge, else None: names that occur in
       private rows are private.
+    - ``caveats``: what the unit does not protect, in words for the certificate; public.
 
     The repr shows nothing, as the rows and their number are private.
     """
@@ -49,6 +50,7 @@ class DataSet:
     labels: np.ndarray | None
     units: np.ndarray | None
     classes: tuple[str, ...] | None
+    caveats: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         return "DataSet(...)"

@@ -34,7 +34,9 @@ from simpe.space import Params
 
 STAGE = 0
 Progress = Callable[[str, int, int], None]
-"""Called with what is being done, how much of it is done, and how much there is."""
+"""Called with what is being done, how much of it is done, and how much there is (0: a remark)."""
+FEW = 100  # units, below which no useful result can be expected
+MOST_COUNTED = 1_000_000  # samples, where their number is not given
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ class Setup:
     schedule: Schedule
     strategy: Strategy
     classes: tuple[str, ...]
-    samples: int
+    samples: int | None
     seed: int
     device: torch.device
     progress: Progress = lambda what, done, total: None
@@ -83,7 +85,12 @@ def init(setup: Setup, private: PrivateData) -> State:
     noise = setup.schedule.count_noise
     scale = private.charge(noise).sensitivity
     counts = private.class_counts(noise, address=f"{STAGE}/counts") / scale
-    outputs = selection.apportion(torch.from_numpy(counts), setup.samples).tolist()
+    total = float(counts.clip(min=0).sum())
+    if total < FEW:
+        said = f"warning: about {total:.0f} units by the noisy count; with fewer than {FEW} expect nothing useful"
+        setup.progress(said, 0, 0)
+    samples = setup.samples or min(max(1, round(total) * private.k), MOST_COUNTED)
+    outputs = selection.apportion(torch.from_numpy(counts), samples).tolist()
     room = places(counts.tolist(), setup.schedule.vote_noise[0], outputs, setup.strategy)
     labels = torch.repeat_interleave(
         torch.arange(len(room)), torch.tensor([n * setup.strategy.start for n in room], dtype=torch.int64)
@@ -140,7 +147,7 @@ def evolve(
     embedder: Embedder | None,
     private: PrivateData,
     *,
-    samples: int = 10_000,
+    samples: int | None = None,
     steps: int | None = None,
     strategy: Strategy | None = None,
     seed: int = 0,
@@ -149,6 +156,9 @@ def evolve(
     progress: Progress | None = None,
 ) -> Release:
     """Make ``samples`` synthetic samples that resemble the private rows, within the budget at the door.
+
+    Without ``samples`` there are as many as the noisy count that is bought at the beginning: of rows, or of units
+    times ``k``, which is the most rows that take part; one at least, and a million at most.
 
     ``embedder`` None takes the simulator's own (or, without one, the samples themselves, flattened). ``seed`` fixes the
     public randomness; the noise is secret and never from it. ``run_id`` continues a run on the ledger.
@@ -160,7 +170,7 @@ def evolve(
     """
     strategy = strategy or own_strategy(simulator)
     embedder = embedder or getattr(simulator, "embedder", None) or flatten
-    if samples < 1:
+    if samples is not None and samples < 1:
         raise InputError(f"--samples must be at least 1, got {samples}")
     if private.classes is None or not private.has_labels:
         private.declare(classes_of(simulator, private.has_labels))
@@ -171,7 +181,7 @@ def evolve(
         "simulator": describe(simulator),
         "embedder": describe(embedder),
         "classes": list(private.classes),
-        "samples": samples,
+        "samples": "the noisy count" if samples is None else samples,
         "seed": seed,
         "steps": steps,
         "strategy": asdict(strategy),
@@ -207,6 +217,7 @@ def evolve(
         certificate=certificate(private, public),
         evolution=_lineage(setup, infos),
         ledger=private.ledger,
+        export=getattr(simulator, "export", None),
     )
 
 

@@ -82,7 +82,7 @@ class PrivateData:
     The privacy unit is the row, or, with ``units`` (n,) (an identifier of the row's owner), everything that one
     owner has: of each unit ``k`` rows at most take part, chosen by a secret key and independently of all other units,
     and their joint contribution over all bins and labels is scaled to length 1. ``unit`` names the unit in the
-    certificate.
+    certificate, and ``caveats`` say there what it does not protect.
 
     **Guarantee.** Whatever is computed from the results of :meth:`noisy_sum`, :meth:`votes` and
     :meth:`class_counts` is (epsilon, delta)-DP for neighbouring data sets that differ in one unit, in the relation
@@ -103,6 +103,7 @@ class PrivateData:
         units: ArrayLike | None = None,
         k: int = 1,
         unit: str | None = None,
+        caveats: Sequence[str] = (),
         ledger: Ledger | str | None = None,
         noise: TestNoise | None = None,
     ):
@@ -128,6 +129,7 @@ class PrivateData:
         self.budget = budget
         self.unit = unit or ("row" if units is None else "unit")
         self.k = k
+        self.caveats = tuple(caveats)
         self.ledger = ledger if isinstance(ledger, Ledger) else Ledger(ledger)
         self.run = secrets.token_hex(8)
         self.classes: tuple[str, ...] | None = None

@@ -30,6 +30,12 @@ class Simulator(Protocol):
     - ``random(n, generator) -> Params`` and ``variation(p, strength, generator) -> Params``: in place of the
       space's own.
     - ``public_inputs() -> dict``: what a certificate should list (files and their hashes, settings).
+    - ``read(private, unit, progress) -> DataSet``: reads the private inputs, a tuple of str, in place of
+      :func:`simpe.data.read`; ``unit`` is the name of the privacy unit or None, ``progress`` a
+      :data:`simpe.evolution.Progress`. What a row becomes may depend on its own unit's records and on public
+      settings only, and what cannot be read is dropped row by row. Raises InputError.
+    - ``export(release, folder)``: writes a finished Release into the folder in the formats of its domain, pictures
+      among them, beside ``samples.npz`` and the certificate. It must be deterministic, and read nothing but them.
     """
 
     space: ParameterSpace

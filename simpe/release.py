@@ -8,6 +8,7 @@ import os
 import zipfile
 import zlib
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,8 @@ class Release:
 
     ``samples`` (n, ...): uint8 for images. ``labels`` int64 (n,): indices into ``classes``, or None. ``params``:
     the simulator parameters of every sample. ``certificate``: see :func:`certificate`. ``evolution``: samples of the
-    same slots, step by step. ``ledger`` is the operator's and not for release.
+    same slots, step by step. ``ledger`` is the operator's and not for release. ``export`` is the simulator's own (see
+    :class:`simpe.Simulator`), or None.
     """
 
     samples: Tensor
@@ -40,9 +42,10 @@ class Release:
     certificate: dict[str, Any]
     evolution: list[Tensor]
     ledger: Ledger = field(repr=False)
+    export: Callable[[Release, Path], None] | None = field(default=None, repr=False)
 
     def files(self) -> dict[str, bytes]:
-        """The contents of ``release/``: name -> bytes."""
+        """The contents of ``release/``, without what the simulator exports: name -> bytes."""
         kind = "images" if pictures.is_image(self.samples) else "samples"
         arrays: dict[str, Any] = {kind: self.samples.numpy()}
         if self.labels is not None:
@@ -50,12 +53,14 @@ class Release:
         arrays |= {f"param_{name}": value.numpy() for name, value in self.params.items()}
         samples = io.BytesIO()
         np.savez_compressed(samples, **arrays)
-        return {
+        files = {
             "samples.npz": samples.getvalue(),
-            "grid.png": _png(pictures.grid(self.samples, self.labels)),
-            "evolution.png": _png(pictures.mosaic(self.evolution)),
             "certificate.json": (json.dumps(self.certificate, indent=2) + "\n").encode(),
         }
+        if self.export is None:  # else it brings its own pictures
+            files["grid.png"] = _png(pictures.grid(self.samples, self.labels))
+            files["evolution.png"] = _png(pictures.mosaic(self.evolution))
+        return files
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write a run folder: ``release/`` to give away, and ``private/`` with the ledger for the operator.
@@ -102,7 +107,7 @@ def certificate(private: PrivateData, public: dict[str, Any]) -> dict[str, Any]:
     own = [record for record in records if record["run"] == private.run]
     others = Counter(charges) - Counter(Charge(**record["charge"]) for record in own)
     exact = all(record["noise"] == "discrete gaussian" for record in records)
-    unit = "row" if private.one_bin else f"unit ({private.unit}; at most {private.k} rows of each take part)"
+    unit = private.unit if private.one_bin else f"unit ({private.unit}; at most {private.k} rows of each take part)"
     claim = f"({budget.epsilon:g}, {budget.delta:g})-differentially private, for neighbouring data sets that "
     claim += f"differ by {'adding or removing' if budget.relation == 'add_remove' else 'replacing'} one {unit}"
     return {
@@ -140,6 +145,7 @@ def certificate(private: PrivateData, public: dict[str, Any]) -> dict[str, Any]:
         "caveats": [
             "Copying or rolling back the operator's private folder voids this certificate.",
             "It covers what is in the release folder, not the operator's terminal, timing or private folder.",
+            *private.caveats,
         ],
     }
 

@@ -12,7 +12,7 @@ from simpe import data, store
 from simpe.config import RunConfig, read_config
 from simpe.errors import InputError
 from simpe.evolution import Progress, classes_of, evolve, flatten, own_strategy, preflight
-from simpe.plugins import make
+from simpe.plugins import load, make
 from simpe.privacy.accounting import Budget
 from simpe.privacy.ledger import Ledger
 from simpe.private import PrivateData, TestNoise
@@ -30,7 +30,7 @@ def start(config: RunConfig, *, progress: Progress | None = None, noise: TestNoi
     Raises InputError.
     """
     store.refuse_existing(config.out)
-    rows = data.read(config.private, unit=config.unit)
+    rows = _read(config, progress)
     config = _settled(config, rows)
     parts = _parts(config, rows)
     device = _device(config.device)
@@ -40,12 +40,12 @@ def start(config: RunConfig, *, progress: Progress | None = None, noise: TestNoi
     classes = declared or classes_of(parts[0], labelled)
     if rows.labels is not None and (data.encode_labels(rows.labels, classes) < 0).all():
         raise InputError(
-            f"{config.private}: no label is one of the classes {', '.join(classes)}; declare them: --classes"
+            f"{', '.join(config.private)}: no label is one of the classes {', '.join(classes)}; declare them: --classes"
         )
     preflight(*parts, rows.samples.shape[1:], torch.from_numpy(rows.samples[:0]).dtype)
     # A shared ledger can refuse before there is a folder; an own one has room for any schedule that exists.
     private = None if config.ledger is None else _door(config, rows, Ledger(config.ledger), noise)
-    one_bin = config.unit is None and strategy.neighbours == 1
+    one_bin = rows.units is None and strategy.neighbours == 1
     schedule(_budget(config), config.steps, one_bin=one_bin, spent=private.ledger.committed() if private else ())
     store.create_run(config.out, config.to_toml(), config.ledger)
     with store.exclusively(config.out):
@@ -65,10 +65,23 @@ def resume(folder: Path, *, progress: Progress | None = None, noise: TestNoise |
         raise InputError(f"{folder}: not a run folder (no private/{store.CONFIG}); give the folder of a run")
     config = read_config(folder / "private" / store.CONFIG)
     config = config.model_copy(update={"out": folder})
-    rows = data.read(config.private, unit=config.unit)
+    rows = _read(config, progress)
     parts, device = _parts(config, rows), _device(config.device)
     with store.exclusively(folder):
         return _carry_on(config, _door(config, rows, store.open_ledger(folder), noise), parts, device, progress)
+
+
+def _read(config: RunConfig, progress: Progress | None) -> data.DataSet:
+    """The private rows, as the simulator reads them or else as one of the kinds that everybody knows."""
+    if hasattr(load(config.simulator, "simpe.simulators", config.modules), "read"):
+        rows: data.DataSet = _simulator(config).read(config.private, config.unit, progress or (lambda *_: None))
+    elif len(config.private) > 1:
+        raise InputError(f"--private: {config.simulator} takes one input; give one")
+    else:
+        rows = data.read(config.private[0], unit=config.unit)
+    if rows.units is None and config.k != 1:
+        raise InputError("--k caps the rows of a unit; here every row is one, so leave it out or choose another --unit")
+    return rows
 
 
 def _settled(config: RunConfig, rows: data.DataSet) -> RunConfig:
@@ -77,15 +90,15 @@ def _settled(config: RunConfig, rows: data.DataSet) -> RunConfig:
     if config.simulator == "digits":
         if config.classes is not None:
             options.setdefault("classes", list(config.classes))
-        if config.private == "sklearn":
+        if config.private == ("sklearn",):
             options.setdefault("margin", 0.0)  # these digits fill their frame
         height, width = rows.samples.shape[1:3] if rows.samples.ndim >= 3 else (28, 28)
-        side = (28, 28) if config.private == "sklearn" else (int(height), int(width))
+        side = (28, 28) if config.private == ("sklearn",) else (int(height), int(width))
         side = side if config.size is None else (config.size, config.size)
         options.setdefault("size", side[0] if side[0] == side[1] else list(side))
     elif config.size is not None:
         options.setdefault("size", config.size)
-    private = config.private if config.private == "sklearn" else str(Path(config.private).resolve())
+    private = tuple(path if path == "sklearn" else str(Path(path).resolve()) for path in config.private)
     ledger = None if config.ledger is None else config.ledger.resolve()
     return config.model_copy(
         update={
@@ -100,7 +113,7 @@ def _settled(config: RunConfig, rows: data.DataSet) -> RunConfig:
 
 def _parts(config: RunConfig, rows: data.DataSet) -> tuple[Simulator, Embedder]:
     """Simulator and embedder; images of different sizes are compared at the smaller."""
-    simulator: Any = make(config.simulator, "simpe.simulators", _tuples(config.options), config.modules)
+    simulator = _simulator(config)
     embedder: Any = None
     if config.embedder is not None:
         embedder = make(config.embedder, "simpe.embedders", modules=config.modules)
@@ -111,6 +124,10 @@ def _parts(config: RunConfig, rows: data.DataSet) -> tuple[Simulator, Embedder]:
     if not hasattr(simulator, "render") or not hasattr(simulator, "space"):
         raise InputError(f"{config.simulator} is no simulator: it needs space and render; see simpe check")
     return simulator, embedder
+
+
+def _simulator(config: RunConfig) -> Any:
+    return make(config.simulator, "simpe.simulators", _tuples(config.options), config.modules)
 
 
 def _tuples(options: dict[str, Any]) -> dict[str, Any]:
@@ -130,6 +147,7 @@ def _door(config: RunConfig, rows: data.DataSet, ledger: Ledger, noise: TestNois
         units=rows.units,
         k=config.k,
         unit=config.unit,
+        caveats=rows.caveats,
         ledger=ledger,
         noise=noise,
     )

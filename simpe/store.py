@@ -1,6 +1,6 @@
 """The run folder: it appears whole, grows by whole files, and says for itself how to resume.
 
-DIR/release/   what may be given away: samples.npz, grid.png, evolution.png, certificate.json
+DIR/release/   what may be given away: samples.npz, certificate.json, and pictures or what the simulator exports
 DIR/private/   the operator's own (mode 0700): config.toml, ledger.jsonl, run.log, metrics.json
 """
 
@@ -71,8 +71,7 @@ def finished(folder: Path) -> bool:
 def write_release(folder: Path, release: Release) -> None:
     """Put ``release/`` into a run folder, whole."""
     with _appearing(folder / "release") as new:
-        for name, content in release.files().items():
-            _write(new / name, content)
+        _fill(new, release)
 
 
 def save_release(folder: Path, release: Release) -> Path:
@@ -86,8 +85,7 @@ def save_release(folder: Path, release: Release) -> Path:
         else:
             (private / LEDGER).symlink_to(release.ledger.path)
         (new / "release").mkdir()
-        for name, content in release.files().items():
-            _write(new / "release" / name, content)
+        _fill(new / "release", release)
     return folder
 
 
@@ -121,6 +119,13 @@ def exclusively(folder: Path) -> Iterator[None]:
         raise InputError(f"{folder}: another process is at work on this run; wait for it") from None
     finally:
         os.close(handle)
+
+
+def _fill(folder: Path, release: Release) -> None:
+    for name, content in release.files().items():
+        _write(folder / name, content)
+    if release.export is not None:
+        release.export(release, folder)
 
 
 def _write(path: Path, content: bytes, mode: int = 0o644) -> None:

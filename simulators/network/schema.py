@@ -52,3 +52,9 @@ Flows = dict[str, npt.NDArray[np.generic]]
 def empty(n: int) -> Flows:
     """A flow table of n rows of zeros."""
     return {name: np.zeros(n, dtype=dtype) for name, dtype in COLUMNS.items()}
+
+
+def both_ways(flows: Flows, name: str) -> npt.NDArray[np.int64]:
+    """``packets`` or ``bytes`` of each flow, out and in together, (n,)."""
+    total: npt.NDArray[np.int64] = flows[f"{name}_out"].astype(np.int64) + flows[f"{name}_in"].astype(np.int64)
+    return total

@@ -1,0 +1,197 @@
+"""Traces in, traces out: the simulator of flows with a reader of captures and what a release of traffic holds."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from ipaddress import IPv6Address, ip_address, ip_network
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from simpe.config import read_config
+from simpe.data import DataSet
+from simpe.embedders.flows import ROW, FlowEmbedding
+from simpe.errors import InputError
+from simpe.plugins import make
+from simpe.population import public_generator
+from simpe.release import Release, named_labels
+from simpe.simulators.network import inputs, plots, writer
+from simpe.simulators.network.schema import COLUMNS, OUTCOMES, Flows
+from simpe.simulators.network.simulator import Traffic, rows_of
+from simpe.space import Params
+from simpe.store import CONFIG, finished
+
+START, LENGTH = 1_704_067_200.0, 3600.0  # 2024-01-01T00:00:00Z and an hour
+INSIDE = ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7")
+"""Prefixes that count as internal where none is declared (RFC 1918, RFC 4193)."""
+_WIDE = {4: "10.0.0.0/8", 6: "fd00::/64"}
+_NEEDS = ("pyarrow", "matplotlib")
+
+
+@dataclass(frozen=True)
+class Traces(Traffic):
+    """Traffic that reads captures and flow tables, and releases a capture.
+
+    ``timed`` says that the window ``start``, ``length`` is declared: flows that start outside of it then take no
+    part, and those within are compared by when they start. Without it no time of arrival is looked at, and arrivals
+    are uniform over the window, a public constant. ``inside``: the prefixes that count as internal in the input;
+    synthetic internal hosts get theirs from ``internal`` and ``internal_v6``. ``labels``: the column of a flow table
+    that names each flow's class. ``preset``: how tables are read, see :func:`inputs.read`.
+
+    Raises ValueError as :class:`Traffic` does, and for what is no prefix.
+    """
+
+    start: float = START
+    length: float = LENGTH
+    internal: str = _WIDE[4]
+    timed: bool = False
+    inside: tuple[str, ...] = INSIDE
+    labels: str | None = None
+    preset: str | Mapping[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for prefix in self.inside:
+            ip_network(prefix)
+
+    @property
+    def embedder(self) -> FlowEmbedding:
+        """The embedder of flow rows; it leaves the time of arrival out where no window is declared."""
+        return FlowEmbedding() if self.timed else FlowEmbedding(time=0)
+
+    def variation(self, p: Params, strength: float, generator: torch.Generator) -> Params:
+        """As of :class:`Traffic`; without a declared window, arrivals are drawn anew."""
+        moved = super().variation(p, strength, generator)
+        if not self.timed:
+            start = torch.rand(len(p["start"]), generator=generator, dtype=torch.float64)
+            moved["start"] = start.to(p["start"])
+        return moved
+
+    def public_inputs(self) -> dict[str, Any]:
+        """What :class:`Traffic` declares, and how the input is read."""
+        return super().public_inputs() | {
+            "arrivals": "within the declared window" if self.timed else "uniform: no window was declared",
+            "internal_in_the_input": list(self.inside),
+            "labels": self.labels,
+            "preset": self.preset if self.preset is None or isinstance(self.preset, str) else dict(self.preset),
+        }
+
+    def read(self, private: tuple[str, ...], unit: str | None, progress: Callable[[str, int, int], None]) -> DataSet:
+        """Flow rows float64 (n, len(ROW)) of captures and flow tables, with the owner of each and its label.
+
+        ``unit``: flow (or None), src, pair, window, window:SECONDS, or a column of a flow table. A row depends on its
+        own flow and on what is declared. Flows outside a declared window, and rows without a value of a unit's column,
+        take no part; nor does what cannot be read. All of it is told to ``progress``.
+
+        Raises InputError where nothing usable is left, an option is wrong, or the extra ``network`` is not installed.
+        """
+        missing = [name for name in _NEEDS if importlib.util.find_spec(name) is None]
+        if missing:
+            raise InputError(f"network traces need {' and '.join(missing)}: pip install 'simpe[network]'")
+        counts = inputs.Counts()
+        columns = [name for name in (inputs.column_of(unit), self.labels) if name is not None]
+        flows = inputs.read(
+            private, preset=self.preset, extra=columns, idle=self.idle, active=self.active, counts=counts,
+            progress=lambda done, total: progress("reading", done, total),
+        )  # fmt: skip
+        owners = inputs.units(flows, unit)
+        rows = rows_of(flows, self.start, self.length, self.inside).numpy()
+        ok = np.isfinite(rows).all(axis=1)
+        if owners is not None:
+            ok &= owners != owners.dtype.type()
+        since = flows["start"].astype(np.float64) - self.start
+        if self.timed:
+            inside = (since >= 0) & (since < self.length)
+            if not inside.all():
+                progress(f"left out: {int((~inside).sum())} flows outside --window", 0, 0)
+            ok &= inside
+            if not ok.any():
+                raise InputError("no flow starts within --window; declare one that the input lies in")
+        else:
+            rows[:, ROW.index("start")] = 0
+        for said in counts.skipped():
+            progress(f"left out: {said}", 0, 0)
+        for said in counts.unusable[:3]:
+            progress(said, 0, 0)
+        times = "Flows that start outside the declared window take no part."
+        if not self.timed:
+            times = "No window was declared, so arrival times in the release are uniform and tell nothing of the input."
+        return DataSet(
+            rows[ok],
+            None if self.labels is None else flows[inputs.KEPT + self.labels][ok].astype(np.str_),
+            None if owners is None else owners[ok],
+            None,
+            (inputs.caveat(unit), times),
+        )
+
+    def table(self, p: Params, more: Flows | None = None) -> Flows:
+        """The flow table of parameters in the order of their start, with the columns that the writer needs and more.
+
+        Where the declared internal prefix has too few addresses, a wider one gives them.
+        """
+        try:
+            flows = self.flows(p)
+        except ValueError:
+            flows = replace(self, internal=_WIDE[4]).flows(p)
+        order = np.argsort(flows["start"], kind="stable")
+        return {name: column[order] for name, column in {**flows, **(more or {})}.items()}
+
+    def export(self, release: Release, folder: Path) -> None:
+        """Write ``synthetic.pcap``, the same flows as ``flows.parquet`` and ``flows.csv``, and ``traffic.png``.
+
+        The tables have the columns of ``schema.COLUMNS``, addresses and outcomes as text, and the label if there is
+        one; the picture compares them with Random, which is public.
+        """
+        labels: Flows = {}
+        if release.labels is not None:
+            labels["label"] = named_labels(release.labels.numpy(), release.classes).astype(np.str_)
+        flows = self.table(release.params, labels)
+        writer.write(folder / "synthetic.pcap", flows)
+        write_tables({name: flows[name] for name in (*COLUMNS, *labels)}, folder)
+        prior = self.table(self.random(4096, public_generator(0, "prior")))
+        plots.compare({"synthetic": flows, "random parameters": prior}, folder / "traffic.png", self.start, self.length)
+
+
+def write_tables(flows: Flows, folder: Path) -> None:
+    """Write ``flows.parquet`` and ``flows.csv`` into a folder; addresses and outcomes become text."""
+    import pyarrow
+    from pyarrow import csv, parquet
+
+    columns: dict[str, Any] = dict(flows)
+    for side in ("client", "server"):
+        addresses, index = np.unique(flows[side], axis=0, return_inverse=True)
+        columns[side] = np.array([_address(address) for address in addresses], dtype=np.str_)[index.ravel()]
+    columns["outcome"] = np.array(OUTCOMES)[flows["outcome"]]
+    table = pyarrow.table(columns)
+    parquet.write_table(table, folder / "flows.parquet")
+    csv.write_csv(table, folder / "flows.csv")
+
+
+def _address(packed: NDArray[np.uint8]) -> str:
+    address = ip_address(packed.tobytes())
+    assert isinstance(address, IPv6Address)
+    return str(address.ipv4_mapped or address)
+
+
+def compare_with_input(folder: Path) -> Path:
+    """Draw the release of a run folder beside the run's input, into ``private/``, as it is NOT PRIVATE; its path.
+
+    Raises InputError when the folder is no finished run of this simulator, or the input is gone.
+    """
+    config = read_config(folder / "private" / CONFIG)
+    traces = make(config.simulator, "simpe.simulators", config.options)
+    if not isinstance(traces, Traces) or not finished(folder):
+        raise InputError(f"{folder}: no finished run of network traces; give the folder of one")
+    drawn = {
+        "synthetic": inputs.read([folder / "release" / "flows.parquet"], preset="simpe"),
+        "input": inputs.read(config.private, preset=traces.preset),
+    }
+    path = folder / "private" / "comparison.png"
+    plots.compare(drawn, path, traces.start, traces.length, "NOT PRIVATE: synthetic (full) and the input (outlined)")
+    path.chmod(0o600)
+    return path
