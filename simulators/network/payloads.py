@@ -94,14 +94,16 @@ def fill(
     flow: Integers,
     ordinal: Integers | None = None,
     asked: Integers | None = None,
+    first: Integers | None = None,
 ) -> None:
     """Write messages of given profiles (m,) into ``arena``, from ``at`` (m,) on and ``size`` (m,) bytes long.
 
     ``arena`` holds :func:`filler`. ``flow`` and ``ordinal`` (m,) tell messages apart; ``asked`` (m,) is the size of the
-    question that a message answers.
+    question that a message answers, ``first`` (m,) that of a stream's first packet.
     """
     ordinal = np.zeros_like(flow) if ordinal is None else ordinal
     asked = size if asked is None else asked
+    whole = np.ones(len(size), dtype=bool) if first is None else size <= first
     for index in np.unique(profile).tolist():
         chosen = np.flatnonzero(profile == index)
         name = NAMES[index]
@@ -110,17 +112,17 @@ def fill(
         if name in _RESOLVERS:
             rows = at[chosen], size[chosen], flow[chosen], ordinal[chosen], asked[chosen]
             _resolve(arena, *rows, way == "in", _RESOLVERS[name])
-        for message, some in _variants(name, way, chosen, size, ordinal):
+        for message, some in _variants(name, way, chosen, whole, ordinal):
             _write(arena, message, at[some], size[some], flow[some], ordinal[some])
 
 
 def _variants(
-    name: str, way: str, chosen: Integers, size: Integers, ordinal: Integers
+    name: str, way: str, chosen: Integers, whole: NDArray[np.bool_], ordinal: Integers
 ) -> Iterator[tuple[Message, Integers]]:
     """The messages of a profile, each with those of the chosen ones that it is for."""
-    short, long, later = (*_MESSAGES.get((name, way), ()), None, None, None)[:3]
-    groups = np.where((ordinal[chosen] > 0) & (later is not None), 2, (size[chosen] > _SHORT) & (long is not None))
-    for group, message in enumerate((short, long, later)):
+    one, split, later = (*_MESSAGES.get((name, way), ()), None, None, None)[:3]
+    groups = np.where((ordinal[chosen] > 0) & (later is not None), 2, ~whole[chosen] & (split is not None))
+    for group, message in enumerate((one, split, later)):
         some = chosen[groups == group]
         if message is not None and len(some):
             yield message, some
@@ -279,7 +281,7 @@ def _key_exchange() -> bytes:
 
 
 _KEYS = _key_exchange()
-_PRIVATE_USE = Record(b"", 4, b"\4\xc0")  # messages that RFC 4250, 4.1 leaves to applications
+_PRIVATE_USE = Record(b"", 4, b"\4\xc0", 32_000)  # messages that RFC 4250, 4.1 leaves to applications
 
 
 def _smb(command: int, flags: int, body: bytes) -> bytes:
@@ -336,7 +338,6 @@ def _sip(first: bytes) -> Message:
     return Message(first + common, b"\r\n\r\n")
 
 
-_SHORT = 2000  # bytes up to which a text message fills a line of its head rather than a body
 _HOST = b" HTTP/1.1\r\nHost: " + _NAME + b"\r\nUser-Agent: simpe/1.0\r\nAccept: */*\r\n\r\n"
 _LINE = b"\r\n"
 _MESSAGES: Mapping[tuple[str, str], tuple[Message | None, ...]] = {
@@ -428,7 +429,8 @@ _MESSAGES: Mapping[tuple[str, str], tuple[Message | None, ...]] = {
     ("sip", "in"): (_sip(b"SIP/2.0 200 OK\r\n"),),
     ("igmp", "out"): (Message(bytes.fromhex("1600f9feefff0001")),),
 }  # fmt: skip
-"""By profile and way: the message, the one in its place above _SHORT bytes, and the one for all but the first."""
+"""By profile and way: the message; the one in its place where it is split over packets, whose head fits the first of
+them, since readers put bodies together more surely than heads; and the one for all messages but the first."""
 
 
 # --- arrays

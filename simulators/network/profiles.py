@@ -27,10 +27,10 @@ class Profile:
     ``ports``: server ports that are its own, its usual one first; none for one that may run anywhere. ``anywhere``:
     its payload tells what it is, so it may run on other ports too. ``client_port``: the client's, where it is fixed.
     ``least``, ``most``: payload bytes, out and in, of its shortest and longest message; of TCP, the shortest is what
-    its opening message needs and there is no longest. ``servers``: the roles that a server may have, the usual one
-    first. ``versions``: of IP, the usual one first. ``ttl``: of every packet, where the protocol fixes it.
-    ``packets``, ``sizes``, ``seconds``: typical packets out and in, payload bytes of a packet out and in, and
-    duration; the middle of the prior. ``server_first``: the server greets.
+    its opening message needs, there is no longest, and no packet has less than ``segment``. ``servers``: the roles
+    that a server may have, the usual one first. ``versions``: of IP, the usual one first. ``ttl``: of every packet,
+    where the protocol fixes it. ``packets``, ``sizes``, ``seconds``: typical packets out and in, payload bytes of a
+    packet out and in, and duration; the middle of the prior. ``server_first``: the server greets.
     """
 
     name: str
@@ -47,6 +47,7 @@ class Profile:
     sizes: tuple[float, float] = (300, 600)
     seconds: float = 1.0
     server_first: bool = False
+    segment: int = 1
 
     @property
     def generic(self) -> bool:
@@ -58,7 +59,8 @@ _MULTICAST = ("multicast",)
 PROFILES = (
     Profile("http", TCP, (80, 8080, 8000, 8008), True, least=(120, 100), packets=(8, 10), sizes=(200, 900)),
     Profile("tls", TCP, (443, 8443, 993, 995), True, least=(240, 140), packets=(12, 14), sizes=(250, 800), seconds=5),
-    Profile("ssh", TCP, (22,), least=(200, 200), packets=(25, 25), sizes=(100, 150), seconds=20, server_first=True),
+    Profile("ssh", TCP, (22,), least=(200, 200), packets=(25, 25), sizes=(100, 150), seconds=20, server_first=True,
+            segment=16),
     Profile("smtp", TCP, (25, 587), least=(60, 60), packets=(14, 14), sizes=(300, 60), seconds=3, server_first=True),
     Profile("ftp", TCP, (21,), least=(40, 60), packets=(12, 12), sizes=(20, 50), seconds=10, server_first=True),
     Profile("telnet", TCP, (23,), least=(40, 40), packets=(30, 30), sizes=(10, 40), seconds=30, server_first=True),
@@ -100,9 +102,10 @@ PROFILES = (
 
 RESERVED = {
     TCP: frozenset((
-        22, 53, 123, 161, 162, 199, 389, 500, 524, 639, 873, 988, 1102, 1153, 1521, 1723, 1861, 1998, 2269, 2321, 2322,
-        2404, 2571, 2812, 2944, 3268, 3357, 3452, 3632, 3863, 4223, 4224, 4321, 4551, 4555, 4556, 5010, 5094, 5353,
-        5355, 5555, 5683, 6160, 6666, 6668, 7911, 8023, 8085, 9600, 9956, 13400, 29418, 34980, 48049, 48898,
+        22, 53, 123, 161, 162, 199, 389, 500, 524, 639, 873, 988, 1102, 1153, 1521, 1723, 1861, 1998, 2269, 2321,
+        2322, 2404, 2571, 2812, 2944, 3268, 3357, 3452, 3632, 3863, 4223, 4224, 4321, 4551, 4555, 4556, 5010, 5094,
+        5353, 5355, 5555, 5683, *range(6000, 6064), 6160, 6666, 6668, 7911, 8023, 8085, 9600, 9956, 13400, 29418,
+        34980, 48049, 48898,
     )),
     UDP: frozenset((
         49, 53, 67, 68, 69, 88, 123, 137, 138, 173, 177, 213, 319, 320, 389, 427, 434, 445, 464, 496, 500, 513, 520,

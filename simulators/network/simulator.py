@@ -225,6 +225,7 @@ def _profiles(device: torch.device) -> dict[str, Tensor]:
         "v6": [6 in f.versions for f in PROFILES],
         "ttl": [f.ttl for f in PROFILES],
         "seconds": [f.seconds for f in PROFILES],
+        "segment": [f.segment for f in PROFILES],
     }
     for i, way in enumerate(("out", "in")):
         for column in ("least", "most", "packets"):
@@ -329,7 +330,9 @@ def _amounts(p: Params, x: dict[str, Tensor]) -> dict[str, Tensor]:
     heard = talks & (outcome != _OTH) & (size["out"] > 0)
     rest["in"] = torch.where(heard, rest["in"].clamp(min=1), rest["in"])
     for way in packets:
-        room[way] = torch.minimum(rest[way], torch.where(size[way] > 0, size[way] - least[way] + 1, 0))
+        room[way] = torch.minimum(
+            rest[way], torch.where(size[way] > 0, (size[way] - least[way]) // own["segment"] + 1, 0)
+        )
     for way in packets:
         rest[way] = torch.minimum(rest[way], room["out"] + room["in"])
     full = {way: _ceil(size[way], x["mss"]) for way in packets}
@@ -348,7 +351,7 @@ def _amounts(p: Params, x: dict[str, Tensor]) -> dict[str, Tensor]:
     y: dict[str, Tensor] = {"outcome": outcome}
     for way in ("out", "in"):
         data = torch.where(tcp, tcp_data[way], messages[way])
-        smallest = torch.where(tcp, 1, own[f"least_{way}"])
+        smallest = torch.where(tcp, own["segment"], own[f"least_{way}"])
         most = torch.where(tcp, x["mss"], own[f"most_{way}"])
         total = torch.where(tcp, size[way], size[way].clamp(data * smallest, data * most))
         if way == "out":

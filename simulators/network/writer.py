@@ -202,14 +202,8 @@ def _payloads(flows: _Columns) -> Bytes:
     tcp = flows["protocol"] == TCP
     for way, start in _bases(flows).items():
         streams = np.flatnonzero(tcp & (flows[f"bytes_{way}"] > 0))
-        payloads.fill(
-            arena,
-            flows["profile"][streams],
-            way,
-            start[streams],
-            flows[f"bytes_{way}"][streams],
-            flows["number"][streams],
-        )
+        rows = [column[streams] for column in (flows["profile"], start, flows[f"bytes_{way}"], flows["number"])]
+        payloads.fill(arena, rows[0], way, *rows[1:], first=flows[f"long_{way}"][streams])
         flow, x = ramps(np.where(tcp, 0, flows[f"data_{way}"]))
         asked = sizes(flows, "out", flow, np.minimum(x, flows["data_out"][flow] - 1))
         at, size = start[flow] + _before(flows, way, flow, x), sizes(flows, way, flow, x)
