@@ -18,8 +18,7 @@ from simpe.scheduling import Metric
 
 Progress = Callable[[int, int], None]
 
-_TILE = 2048  # rows by candidates in a block of scores, at most; fewer in few dimensions, see _tile
-_GROUP = 16  # candidates that share a minimum; only promising groups are looked into
+_PART = 2048  # candidates prepared at a time
 _FAR = 2.0**60  # norm of a row, in units of the largest candidate, past which float32 is of no use
 _NEVER = 2.0**100  # a score that no candidate reaches
 _HELD = 2**20  # values held at a time while near-ties are settled
@@ -41,7 +40,7 @@ def nearest(rows: Tensor, candidates: Tensor, k: int = 1, metric: Metric = "l2")
     if not (rows.isfinite().all() and candidates.isfinite().all()):
         raise ValueError("rows and candidates must be finite")
     prepared = _Candidates(candidates, metric)
-    return torch.cat([prepared.nearest(part, k) for part in rows.split(_tile(rows.shape[1])[0])])
+    return torch.cat([prepared.nearest(part, k) for part in torch.split(rows, prepared.side)])
 
 
 def nearest_within_labels(
@@ -79,16 +78,17 @@ class _Candidates:
     def __init__(self, candidates: Tensor, metric: Metric):
         self.metric = metric
         self.original = candidates
-        parts = candidates.split(_TILE)
+        self.side, self.group = _shape(candidates.shape[1])
+        parts = torch.split(candidates, _PART)
         total = torch.stack([_prepare(part, metric).sum(dim=0) for part in parts]).sum(dim=0)
         self.centre = total / len(candidates)
         largest = torch.stack([self._centred(part).square().sum(dim=1).max() for part in parts]).max().sqrt()
         self.length = torch.where(largest > 0, largest, 1.0)
         # |c|^2 / 2 is one more column, against a 1 in the rows. What fills up the last group can never win.
         m, d = candidates.shape
-        self.values = candidates.new_zeros((m + -m % _GROUP, d + 1))
+        self.values = candidates.new_zeros((m + -m % self.group, d + 1))
         self.values[m:, d] = _NEVER
-        for part, values in zip(parts, self.values[:m].split(_TILE), strict=True):
+        for part, values in zip(parts, torch.split(self.values[:m], _PART), strict=True):
             exact = self._centred(part) / self.length
             values[:, :d] = -exact
             values[:, d] = exact.square().sum(dim=1) / 2
@@ -112,34 +112,33 @@ class _Candidates:
         # the error cannot be among the nearest k.
         if k == 1:
             bound = tiles.amin(dim=0)
-        elif k <= (groups := len(self.values) // _GROUP):
+        elif k <= (groups := len(self.values) // self.group):
             bound = minima[:groups].topk(k, dim=0, largest=False).values[-1]
         else:
             bound = torch.full_like(tolerance, torch.inf)
         limit = bound + tolerance
         tile, row = (tiles <= limit).nonzero(as_tuple=True)
-        minima = minima.unflatten(0, (len(tiles), -1))
+        minima = minima.view(len(tiles), self.side // self.group, n)
         pair, group = (minima[tile, :, row] <= limit[row, None]).nonzero(as_tuple=True)
         return self._settle(rows, x, limit, row[pair], tile[pair] * minima.shape[1] + group, k)
 
     def _minima(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Smallest score of rows x in each group of consecutive candidates (groups, n), and in each tile (tiles, n)."""
-        step = _tile(self.original.shape[1])[1]
-        blocks = self.values.split(step)
-        minima = x.new_empty((len(blocks) * step // _GROUP, len(x)))
-        minima[len(self.values) // _GROUP :] = torch.nan  # below no limit, not even an infinite one
+        blocks = torch.split(self.values, self.side)
+        minima = x.new_empty((len(blocks) * self.side // self.group, len(x)))
+        minima[len(self.values) // self.group :] = torch.nan  # below no limit, not even an infinite one
         tiles = x.new_empty((len(blocks), len(x)))
-        memory = x.new_empty((step, len(x)))  # the same for every tile, so that it stays in the cache
-        for block, groups, tile in zip(blocks, minima.split(step // _GROUP), tiles, strict=True):
+        memory = x.new_empty((self.side, len(x)))  # the same for every tile, so that it stays in the cache
+        for block, groups, tile in zip(blocks, torch.split(minima, self.side // self.group), tiles, strict=True):
             scores = torch.mm(block, x.T, out=memory[: len(block)])
-            found = groups[: len(block) // _GROUP]
-            torch.amin(scores.view(len(found), _GROUP, len(x)), dim=1, out=found)
+            found = groups[: len(block) // self.group]
+            torch.amin(scores.view(len(found), self.group, len(x)), dim=1, out=found)
             torch.amin(found, dim=0, out=tile)
         return minima, tiles
 
     def _settle(self, rows: Tensor, x: Tensor, limit: Tensor, row: Tensor, group: Tensor, k: int) -> Tensor:
         """The k nearest (n, k) among the members of the listed groups: ``row[i]`` is to look into ``group[i]``."""
-        if len(row) * _GROUP > _HELD and len(rows) > 1:  # nearly all tie: fewer rows at a time
+        if len(row) * self.group > _HELD and len(rows) > 1:  # nearly all tie: fewer rows at a time
             half = len(rows) // 2
             low, high = row < half, row >= half
             return torch.cat(
@@ -149,19 +148,20 @@ class _Candidates:
                 ]
             )
         # Scores of the members again, now that the limit is known: most rows have one contender left.
-        groups = self.values.view(len(self.values) // _GROUP, -1)
+        groups = self.values.view(len(self.values) // self.group, -1)
         near = []
-        for r, g in zip(*(i.split(max(1, _HELD // groups.shape[1])) for i in (row, group)), strict=True):
-            members = groups.index_select(0, g).unflatten(1, (_GROUP, -1))
+        size = max(1, _HELD // groups.shape[1])
+        for r, g in zip(torch.split(row, size), torch.split(group, size), strict=True):
+            members = groups.index_select(0, g).view(len(g), self.group, x.shape[1])
             near.append(torch.bmm(members, x[r, :, None]).squeeze(2) <= limit[r, None])
         pair, member = torch.cat(near).nonzero(as_tuple=True)
-        row, index = row[pair], group[pair] * _GROUP + member
+        row, index = row[pair], group[pair] * self.group + member
         real = index < len(self.original)
         row, index = row[real], index[real]
         # Order them by exact distance, then index; a single contender needs no comparison.
         contested = (torch.bincount(row, minlength=len(rows))[row] > 1).nonzero().squeeze(1)
         distance = torch.zeros(len(row), dtype=torch.float64, device=rows.device)
-        for part in contested.split(max(1, _HELD // rows.shape[1])):
+        for part in torch.split(contested, max(1, _HELD // rows.shape[1])):
             distance[part] = _distances(rows[row[part]], self.original[index[part]], self.metric)
         order = index.argsort(stable=True)
         order = order[distance[order].argsort(stable=True)]
@@ -171,14 +171,14 @@ class _Candidates:
         return index[first[:, None] + torch.arange(k, device=rows.device)]
 
 
-def _tile(dims: int) -> tuple[int, int]:
-    """Rows and candidates of a block of scores.
+def _shape(dims: int) -> tuple[int, int]:
+    """Rows (as many candidates) in a block of scores, and candidates that share a minimum: what was found to be fast.
 
-    In few dimensions the block has to stay in a core's cache between the product and the minima; in many, the product
-    takes nearly all the time and likes large blocks.
+    In few dimensions a block has to stay in a core's cache between the product and the minima, and minima are best few;
+    in many, the product likes large blocks, and it is the members of a group, to be scored again, that are best few.
     """
-    rows = min(_TILE, max(256, 16 * dims))
-    return rows, max(_GROUP, min(_TILE, 4 * dims) // _GROUP * _GROUP)
+    group = min(max(8, 4096 // dims), 32)
+    return min(max(256, 8 * dims), 2048) // group * group, group
 
 
 def _error(norm: Tensor, dims: int, device: torch.device) -> Tensor:

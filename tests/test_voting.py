@@ -104,16 +104,33 @@ def test_nearest_is_the_float64_brute_force_for_any_numbers_of_rows_and_candidat
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize(("rows_at_once", "candidates_at_once", "group", "held"), [(7, 32, 8, 1), (1, 64, 32, 100)])
-def test_block_sizes_do_not_matter(monkeypatch, kind, rows_at_once, candidates_at_once, group, held):
+@pytest.mark.parametrize(("side", "group", "held"), [(32, 8, 1), (64, 32, 100), (7, 7, 1000)])
+def test_block_sizes_do_not_matter(monkeypatch, kind, side, group, held):
     generator = torch.Generator().manual_seed(1)
     rows, candidates = data(kind, 50, 16, generator), data(kind, 150, 16, generator)
     usual = nearest(rows, candidates, 3)
-    monkeypatch.setattr(voting, "_tile", lambda dims: (rows_at_once, candidates_at_once))
-    monkeypatch.setattr(voting, "_TILE", 13)
-    monkeypatch.setattr(voting, "_GROUP", group)
+    monkeypatch.setattr(voting, "_shape", lambda dims: (side, group))
+    monkeypatch.setattr(voting, "_PART", 13)
     monkeypatch.setattr(voting, "_HELD", held)
     assert torch.equal(nearest(rows, candidates, 3), usual)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_more_rows_and_candidates_than_a_block_holds(kind):
+    generator = torch.Generator().manual_seed(8)
+    rows, candidates = data(kind, 300, 4, generator), data(kind, 1100, 4, generator)
+    everything = reference(rows, candidates, 40)
+    for k in (1, 3, 40):
+        assert torch.equal(nearest(rows, candidates, k), everything[:, :k])
+
+
+def test_without_the_error_bound_rounding_breaks_ties(monkeypatch):
+    generator = torch.Generator().manual_seed(9)
+    rows, candidates = data("grid", 300, 64, generator), data("grid", 600, 64, generator)
+    expected = reference(rows, candidates)
+    assert torch.equal(nearest(rows, candidates), expected)
+    monkeypatch.setattr(voting, "_error", lambda norm, dims, device: torch.zeros_like(norm))
+    assert not torch.equal(nearest(rows, candidates), expected)
 
 
 @pytest.mark.parametrize("kind", KINDS)
