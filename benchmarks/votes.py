@@ -1,15 +1,18 @@
 """Nearest-neighbour votes: seconds and memory, beside a bare matrix product, scikit-learn and faiss.
 
-    python benchmarks/votes.py [--n 60000] [--dims 64 512 2048] [--repeats 5] [--threads 2]
+    python benchmarks/votes.py [--n 60000] [--rows N] [--dims 64 512 2048] [--repeats 5] [--threads 2] [--clock wall]
 
 Each contender runs in a process of its own, on the same seeded data that resemble embeddings (clusters, a decaying
 spectrum). Repetitions are interleaved, so that whatever else the machine does falls on all of them; the table has
 medians, the range, and the ratio to the faster of the two bare products. A bare product computes every score into one
 buffer, block by block, and does nothing with it; it takes the fastest of several block shapes. A large n is cut, to
-keep a run of the product under five minutes. Memory is the process's peak, less what it had with the data loaded. Votes
-that differ from ours are counted: simpe's are exact, the others decide near-ties by rounding.
+keep a run of the product under five minutes; --rows takes fewer rows than candidates. Memory is the process's peak,
+less what it had with the data loaded. Votes that differ from ours are counted: simpe's are exact, the others decide
+near-ties by rounding. On a machine that others use, `--threads 1 --clock cpu` counts the processor's seconds, which
+their work does not take part in.
 
-Writes benchmarks/results/votes/d{dims}-n{n}.json. faiss-cpu is optional (`pip install faiss-cpu`).
+Writes benchmarks/results/votes/d{dims}-{rows}x{n}-threads{threads}.json. faiss-cpu is optional
+(`pip install faiss-cpu`).
 """
 
 import argparse
@@ -35,9 +38,11 @@ import torch
 from simpe.voting import nearest, nearest_within_labels
 
 RESULTS = Path(__file__).parent / "results" / "votes"
-BLOCKS = ((256, 1024), (512, 2048), (1024, 1024), (2048, 2048))  # rows by candidates
+BLOCKS = ((256, 1024), (512, 512), (512, 2048), (1024, 1024), (2048, 2048))  # rows by candidates
 LABELS = 10
 LONGEST = 300.0  # seconds for a bare product
+
+CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 
 Run = Callable[[np.ndarray, np.ndarray], np.ndarray | None]
 
@@ -62,12 +67,12 @@ def bare(product: Callable[[np.ndarray, np.ndarray, np.ndarray], object]) -> Run
     fastest: list[tuple[int, int]] = []
 
     def blocks(x: np.ndarray, c: np.ndarray, rows: int, candidates: int) -> float:
-        begun = time.perf_counter()
+        begun = time.process_time()
         for i in range(0, len(x), rows):
             for j in range(0, len(c), candidates):
                 a, b = x[i : i + rows], c[j : j + candidates]
                 product(a, b.T, buffer[: len(a) * len(b)].reshape(len(a), len(b)))
-        return time.perf_counter() - begun
+        return time.process_time() - begun
 
     def run(x: np.ndarray, c: np.ndarray) -> None:
         if not fastest:
@@ -121,7 +126,7 @@ def peak() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def work(name: str, folder: Path) -> None:
+def work(name: str, folder: Path, clock: Callable[[], float]) -> None:
     """A contender's process: a run for each line on stdin, its seconds on stdout; the memory it took at the end."""
     run = CONTENDERS[name]()
     x, c = np.load(folder / "rows.npy"), np.load(folder / "candidates.npy")
@@ -130,32 +135,34 @@ def work(name: str, folder: Path) -> None:
         run(x[:4096], c[:4096])
     print("ready", flush=True)
     for _ in sys.stdin:
-        begun = time.perf_counter()
+        begun = clock()
         found = run(x, c)
-        print(time.perf_counter() - begun, flush=True)
+        print(clock() - begun, flush=True)
         if found is not None:
             np.save(folder / f"{name}.npy", found)
     print(json.dumps({"before": before, "peak": peak(), "blas": threadpoolctl.threadpool_info()}))
 
 
-def measure(n: int, dims: int, repeats: int, threads: int, seed: int, names: list[str]) -> dict[str, object]:
+def measure(n: int, dims: int, arguments: argparse.Namespace, names: list[str]) -> dict[str, object]:
     """Seconds of each repetition, memory and wrong votes by contender."""
-    environment = os.environ | {f"{library}_NUM_THREADS": str(threads) for library in ("OMP", "MKL", "OPENBLAS")}
+    environment = os.environ | {
+        f"{library}_NUM_THREADS": str(arguments.threads) for library in ("OMP", "MKL", "OPENBLAS")
+    }
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        x, c = embeddings(n, dims, seed)
-        np.save(folder / "rows.npy", x)
+        x, c = embeddings(n, dims, arguments.seed)
+        np.save(folder / "rows.npy", x[: arguments.rows])
         np.save(folder / "candidates.npy", c)
         del x, c
         workers = {}
         for name in names:
             workers[name] = subprocess.Popen(
-                [sys.executable, __file__, "--work", name, str(folder)],
+                [sys.executable, __file__, "--clock", arguments.clock, "--work", name, str(folder)],
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment,
             )  # fmt: skip
             assert ask(workers[name]) == "ready"
         seconds: dict[str, list[float]] = {name: [] for name in names}
-        for repeat in range(repeats):
+        for repeat in range(arguments.repeats):
             for name in names if repeat % 2 == 0 else names[::-1]:
                 time.sleep(0.3)  # idle threads of the one before stop spinning
                 seconds[name].append(float(ask(workers[name], "run")))
@@ -200,7 +207,7 @@ def affordable(n: int, dims: int) -> int:
 
 
 def table(results: list[dict]) -> None:
-    print("| d | n | what | seconds (range) | ratio to the bare product | memory, MiB | votes that differ |")
+    print("| d | rows x candidates | what | seconds (range) | ratio to bare | memory, MiB | votes that differ |")
     print("| --- | --- | --- | --- | --- | --- | --- |")
     for result in results:
         medians = {name: statistics.median(one["seconds"]) for name, one in result["contenders"].items()}
@@ -208,7 +215,7 @@ def table(results: list[dict]) -> None:
         for name, one in result["contenders"].items():
             wrong = "" if one["differing_votes"] is None else one["differing_votes"]
             print(
-                f"| {result['dims']} | {result['n']} | {name} "
+                f"| {result['dims']} | {result['rows']} x {result['n']} | {name} "
                 f"| {medians[name]:.2f} ({min(one['seconds']):.2f}-{max(one['seconds']):.2f}) "
                 f"| {medians[name] / base:.2f} | {one['memory_mib']:.0f} | {wrong} |"
             )
@@ -225,14 +232,16 @@ def main(arguments: argparse.Namespace) -> None:
     for dims in arguments.dims:
         n = affordable(arguments.n, dims)
         result = {
-            "n": n, "dims": dims, "repeats": arguments.repeats, "threads": arguments.threads, "seed": arguments.seed,
-            "contenders": measure(n, dims, arguments.repeats, arguments.threads, arguments.seed, names),
+            "n": n, "rows": min(n, arguments.rows or n), "dims": dims, "repeats": arguments.repeats,
+            "threads": arguments.threads, "clock": arguments.clock, "seed": arguments.seed,
+            "contenders": measure(n, dims, arguments, names),
             "date": datetime.date.today().isoformat(), "commit": commit.stdout.strip(), "cores": os.cpu_count(),
             "load": os.getloadavg(), "machine": platform.machine(), "python": platform.python_version(),
             "versions": {package: importlib.metadata.version(package) for package in packages},
         }  # fmt: skip
         RESULTS.mkdir(parents=True, exist_ok=True)
-        (RESULTS / f"d{dims}-n{n}.json").write_text(json.dumps(result, indent=1) + "\n")
+        name = f"d{dims}-{result['rows']}x{n}-threads{arguments.threads}.json"
+        (RESULTS / name).write_text(json.dumps(result, indent=1) + "\n")
         results.append(result)
     table(results)
 
@@ -240,13 +249,15 @@ def main(arguments: argparse.Namespace) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--n", type=int, default=60_000)
+    parser.add_argument("--rows", type=int)
     parser.add_argument("--dims", type=int, nargs="+", default=[64, 512, 2048])
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--clock", choices=CLOCKS, default="wall")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--work", nargs=2, metavar=("NAME", "FOLDER"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.work:
-        work(arguments.work[0], Path(arguments.work[1]))
+        work(arguments.work[0], Path(arguments.work[1]), CLOCKS[arguments.clock])
     else:
         main(arguments)
