@@ -202,8 +202,9 @@ def _payloads(flows: _Columns) -> Bytes:
     tcp = flows["protocol"] == TCP
     for way, start in _bases(flows).items():
         streams = np.flatnonzero(tcp & (flows[f"bytes_{way}"] > 0))
-        rows = [column[streams] for column in (flows["profile"], start, flows[f"bytes_{way}"], flows["number"])]
-        payloads.fill(arena, rows[0], way, *rows[1:], first=flows[f"long_{way}"][streams])
+        some = {name: column[streams] for name, column in flows.items()}
+        size, first = some[f"bytes_{way}"], some[f"long_{way}"]
+        payloads.fill(arena, some["profile"], way, start[streams], size, some["number"], first=first)
         flow, x = ramps(np.where(tcp, 0, flows[f"data_{way}"]))
         asked = sizes(flows, "out", flow, np.minimum(x, flows["data_out"][flow] - 1))
         at, size = start[flow] + _before(flows, way, flow, x), sizes(flows, way, flow, x)
