@@ -107,7 +107,8 @@ def test_a_small_run_end_to_end():
     release = simpe.evolve(DrawText(), embedder, private, samples=600, steps=2, strategy=strategy)
     assert release.samples.shape == (600, 28, 28)
     assert len(release.params["text"]) == 600
-    # The text is no label: votes alone bring the two together; chance is 0.1. There is no noise here, so the figure repeats (0.33).
+    # The text is no label: votes alone bring the two together; chance is 0.1. There is no noise here, so the figure
+    # repeats (0.33).
     agreed = (release.params["text"] == release.labels).double().mean()
     assert agreed > 0.25
 
