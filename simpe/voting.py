@@ -18,7 +18,7 @@ from simpe.scheduling import Metric
 
 Progress = Callable[[int, int], None]
 
-_PART = 2048  # candidates prepared at a time
+_PART = 2**18  # values prepared at a time
 _FAR = 2.0**60  # norm of a row, in units of the largest candidate, past which float32 is of no use
 _NEVER = 2.0**100  # a score that no candidate reaches
 _HELD = 2**20  # values held at a time while near-ties are settled
@@ -79,33 +79,35 @@ class _Candidates:
         self.metric = metric
         self.original = candidates
         self.side, self.group = _shape(candidates.shape[1])
-        parts = torch.split(candidates, _PART)
-        total = torch.stack([_prepare(part, metric).sum(dim=0) for part in parts]).sum(dim=0)
-        self.centre = total / len(candidates)
-        largest = torch.stack([self._centred(part).square().sum(dim=1).max() for part in parts]).max().sqrt()
+        m, d = candidates.shape
+        parts = _parts(candidates)
+        self.centre = torch.stack([_prepare(part, metric).sum(dim=0) for part in parts]).sum(dim=0) / m
+        norms = [torch.linalg.vector_norm(_prepare(part, metric).sub_(self.centre), dim=1) for part in parts]
+        largest = torch.cat(norms).max()
         self.length = torch.where(largest > 0, largest, 1.0)
         # |c|^2 / 2 is one more column, against a 1 in the rows. What fills up the last group can never win.
-        m, d = candidates.shape
         self.values = candidates.new_zeros((m + -m % self.group, d + 1))
+        self.values[:m, d] = self._scale(candidates, out=self.values[:m, :d]).square() / 2
         self.values[m:, d] = _NEVER
-        for part, values in zip(parts, torch.split(self.values[:m], _PART), strict=True):
-            exact = self._centred(part) / self.length
-            values[:, :d] = -exact
-            values[:, d] = exact.square().sum(dim=1) / 2
 
-    def _centred(self, x: Tensor) -> Tensor:
-        return _prepare(x, self.metric) - self.centre
+    def _scale(self, x: Tensor, out: Tensor) -> Tensor:
+        """Write x (n, d), centred and scaled, into ``out`` (n, d) float32; return the norms (n,) float64."""
+        norms = []
+        for part, place in zip(_parts(x), _parts(out), strict=True):
+            exact = _prepare(part, self.metric).sub_(self.centre).div_(self.length)
+            place.copy_(exact)
+            norms.append(torch.linalg.vector_norm(exact, dim=1))
+        return torch.cat(norms)
 
     def nearest(self, rows: Tensor, k: int) -> Tensor:
         """Indices (n, k) of the nearest candidates of a block of rows."""
         n, d = rows.shape
-        exact = self._centred(rows) / self.length
-        norm = exact.square().sum(dim=1).sqrt()
+        x = self.values.new_ones((n, d + 1))
+        norm = self._scale(rows, out=x[:, :d])
+        x[:, :d].neg_()
         # So far out that rounding decides between all candidates: compare them all.
         far = norm > _FAR
-        x = self.values.new_zeros((n, self.values.shape[1]))
-        x[:, :d] = exact.where(~far[:, None], 0.0)
-        x[:, d] = 1.0
+        x[far, :d] = 0.0
         tolerance = torch.where(far, torch.inf, 2 * _error(norm, d, rows.device)).float()
         minima, tiles = self._minima(x)
         # The k smallest minima bound the k-th smallest score from above. What lies above that bound by more than twice
@@ -197,8 +199,13 @@ def _error(norm: Tensor, dims: int, device: torch.device) -> Tensor:
     return relative * (norm + 0.5) + (math.log2(dims) + 8) * 2.0**-53 * (norm + 1).square()
 
 
+def _parts(x: Tensor) -> tuple[Tensor, ...]:
+    """x (n, d) in parts whose float64 copies fit into a cache."""
+    return torch.split(x, max(1, _PART // x.shape[1]))
+
+
 def _prepare(x: Tensor, metric: Metric) -> Tensor:
-    """float64 vectors whose Euclidean distance is the metric's."""
+    """New float64 vectors whose Euclidean distance is the metric's."""
     x = x.double()
     if metric == "l2":
         return x

@@ -110,7 +110,7 @@ def test_block_sizes_do_not_matter(monkeypatch, kind, side, group, held):
     rows, candidates = data(kind, 50, 16, generator), data(kind, 150, 16, generator)
     usual = nearest(rows, candidates, 3)
     monkeypatch.setattr(voting, "_shape", lambda dims: (side, group))
-    monkeypatch.setattr(voting, "_PART", 13)
+    monkeypatch.setattr(voting, "_PART", 50)
     monkeypatch.setattr(voting, "_HELD", held)
     assert torch.equal(nearest(rows, candidates, 3), usual)
 
