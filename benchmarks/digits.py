@@ -9,8 +9,7 @@ benchmarks/results/digits/NAME.json with its settings, date and commit. A row th
 
 Kinds: simpe (the defaults), random (the simulator's prior, no private data: `--epsilon` is ignored), ceiling (the
 defaults without noise: NOT private, what the simulator could do; with --epsilon 1000 as many places live as the rows can
-fill), draw-text (Sim-PE's simulator and schedule, with our
-embedder; 60,000 samples, as published).
+fill), draw-text (Sim-PE's simulator and schedule, with our embedder; 60,000 samples, as published).
 """
 
 import argparse
