@@ -66,16 +66,16 @@ def bare(product: Callable[[np.ndarray, np.ndarray, np.ndarray], object]) -> Run
     fastest: list[tuple[int, int]] = []
 
     def blocks(x: np.ndarray, c: np.ndarray, rows: int, candidates: int) -> float:
-        begun = time.process_time()
+        begun = time.perf_counter()
         for i in range(0, len(x), rows):
             for j in range(0, len(c), candidates):
                 a, b = x[i : i + rows], c[j : j + candidates]
                 product(a, b.T, buffer[: len(a) * len(b)].reshape(len(a), len(b)))
-        return time.process_time() - begun
+        return time.perf_counter() - begun
 
     def run(x: np.ndarray, c: np.ndarray) -> None:
         if not fastest:
-            seconds = {shape: min(blocks(x, c, *shape) for _ in range(3)) for shape in BLOCKS}
+            seconds = {shape: min(blocks(x, c, *shape) for _ in range(5)) for shape in BLOCKS}
             fastest.append(min(seconds, key=lambda shape: seconds[shape]))
         blocks(x, c, *fastest[0])
 
