@@ -8,8 +8,8 @@ the small classifier of `simpe evaluate` on the release, tests it once on the 10
 benchmarks/results/digits/NAME.json with its settings, date and commit. A row that has its JSON is not made again.
 
 Kinds: simpe (the defaults), random (the simulator's prior, no private data: `--epsilon` is ignored), ceiling (the
-defaults without noise: NOT private, what the simulator could do; with --epsilon 1000 as many places live as the rows can
-fill), draw-text (Sim-PE's simulator and schedule, with our embedder; 60,000 samples, as published).
+defaults without noise: NOT private, what the simulator could do; with --epsilon 1000, as many places live as the rows
+can fill), draw-text (Sim-PE's simulator and schedule, with our embedder; 60,000 samples, as published).
 """
 
 import argparse
