@@ -40,7 +40,7 @@ def nearest(rows: Tensor, candidates: Tensor, k: int = 1, metric: Metric = "l2")
     if not (rows.isfinite().all() and candidates.isfinite().all()):
         raise ValueError("rows and candidates must be finite")
     prepared = _Candidates(candidates, metric)
-    return torch.cat([prepared.nearest(part, k) for part in torch.split(rows, prepared.side)])
+    return torch.cat([prepared.nearest(part, k) for part in torch.split(rows, prepared.rows)])
 
 
 def nearest_within_labels(
@@ -78,7 +78,7 @@ class _Candidates:
     def __init__(self, candidates: Tensor, metric: Metric):
         self.metric = metric
         self.original = candidates
-        self.side, self.group = _shape(candidates.shape[1])
+        self.rows, self.side, self.group = _shape(candidates.shape[1])
         m, d = candidates.shape
         parts = _parts(candidates)
         self.centre = torch.stack([_prepare(part, metric).sum(dim=0) for part in parts]).sum(dim=0) / m
@@ -173,14 +173,15 @@ class _Candidates:
         return index[first[:, None] + torch.arange(k, device=rows.device)]
 
 
-def _shape(dims: int) -> tuple[int, int]:
-    """Rows (as many candidates) in a block of scores, and candidates that share a minimum: what was found to be fast.
+def _shape(dims: int) -> tuple[int, int, int]:
+    """Rows and candidates in a block of scores, and candidates that share a minimum: what was found to be fast.
 
     In few dimensions a block has to stay in a core's cache between the product and the minima, and minima are best few;
     in many, the product likes large blocks, and it is the members of a group, to be scored again, that are best few.
     """
     group = min(max(8, 4096 // dims), 32)
-    return min(max(256, 8 * dims), 2048) // group * group, group
+    side = min(max(256, 8 * dims), 2048)
+    return max(1024, side), side // group * group, group
 
 
 def _error(norm: Tensor, dims: int, device: torch.device) -> Tensor:

@@ -104,12 +104,12 @@ def test_nearest_is_the_float64_brute_force_for_any_numbers_of_rows_and_candidat
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize(("side", "group", "held"), [(32, 8, 1), (64, 32, 100), (7, 7, 1000)])
-def test_block_sizes_do_not_matter(monkeypatch, kind, side, group, held):
+@pytest.mark.parametrize(("rows_at_once", "side", "group", "held"), [(7, 32, 8, 1), (1, 64, 32, 100), (50, 7, 7, 1000)])
+def test_block_sizes_do_not_matter(monkeypatch, kind, rows_at_once, side, group, held):
     generator = torch.Generator().manual_seed(1)
     rows, candidates = data(kind, 50, 16, generator), data(kind, 150, 16, generator)
     usual = nearest(rows, candidates, 3)
-    monkeypatch.setattr(voting, "_shape", lambda dims: (side, group))
+    monkeypatch.setattr(voting, "_shape", lambda dims: (rows_at_once, side, group))
     monkeypatch.setattr(voting, "_PART", 50)
     monkeypatch.setattr(voting, "_HELD", held)
     assert torch.equal(nearest(rows, candidates, 3), usual)
@@ -118,7 +118,7 @@ def test_block_sizes_do_not_matter(monkeypatch, kind, side, group, held):
 @pytest.mark.parametrize("kind", KINDS)
 def test_more_rows_and_candidates_than_a_block_holds(kind):
     generator = torch.Generator().manual_seed(8)
-    rows, candidates = data(kind, 300, 4, generator), data(kind, 1100, 4, generator)
+    rows, candidates = data(kind, 1100, 4, generator), data(kind, 1100, 4, generator)
     everything = reference(rows, candidates, 40)
     for k in (1, 3, 40):
         assert torch.equal(nearest(rows, candidates, k), everything[:, :k])
