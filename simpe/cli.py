@@ -236,28 +236,23 @@ def resume(folder: Folder) -> None:
 def evaluate(
     folder: Folder,
     against: Annotated[
-        str, typer.Option(help=f"What to compare the release with: {PATHS}. Test files, where there are some.")
+        list[str],
+        typer.Option(
+            help=f"What to compare the release with: {PATHS}; of network traffic, captures or flow tables (may be "
+            "repeated). Test files, where there are some."
+        ),
     ],
-    task: Annotated[str | None, typer.Option(help="classify: train a classifier on the release and test it.")] = None,
+    task: Annotated[
+        str | None, typer.Option(help="classify: train a classifier on the release and test it on real rows.")
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the classifier.")] = 0,
 ) -> None:
     """Measure a release against real rows. The figures are not private: they go to DIR/private/ and to you."""
-    from simpe import metrics, store
-    from simpe.data import read
-    from simpe.release import read_samples
+    from simpe import runs
 
-    if task not in (None, "classify"):
-        raise InputError(f"--task must be classify, got {task!r}")
-    samples, labels = read_samples(folder / "release" / "samples.npz")
-    reference = read(against, split="test")
     with _Progress() as progress:
-        found = metrics.evaluate(
-            samples, labels, reference.samples, reference.labels, task=task, seed=seed, progress=progress
-        )
-    text = json.dumps({"against": against, "differentially_private": False, **found}, indent=2)
-    print(text)
-    if (folder / "private").is_dir():
-        store.write_private(folder, "metrics.json", text + "\n")
+        found = runs.evaluate(folder, tuple(against), task=task, seed=seed, progress=progress)
+    print(json.dumps(found, indent=2))
     _say("Not private where the reference is not public: keep it with the run's private/ folder")
 
 

@@ -36,6 +36,9 @@ class Simulator(Protocol):
       settings only, and what cannot be read is dropped row by row. Raises InputError.
     - ``export(release, folder)``: writes a finished Release into the folder in the formats of its domain, pictures
       among them, beside ``samples.npz`` and the certificate. It must be deterministic, and read nothing but them.
+    - ``evaluate(release, against, task, seed, progress) -> dict``: compares a ``release/`` folder (a Path) with real
+      inputs (a tuple of str), in place of :func:`simpe.metrics.evaluate`; ``task`` is "classify" or None. What it
+      returns fits into JSON and is as private as the inputs. Raises InputError.
     """
 
     space: ParameterSpace

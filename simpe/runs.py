@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import secrets
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from simpe import data, store
+from simpe import data, metrics, store
 from simpe.config import RunConfig, read_config
 from simpe.errors import InputError
 from simpe.evolution import Progress, classes_of, evolve, flatten, own_strategy, preflight
@@ -17,7 +18,7 @@ from simpe.privacy.accounting import Budget
 from simpe.privacy.ledger import Ledger
 from simpe.private import PrivateData, TestNoise
 from simpe.protocols import Embedder, Simulator
-from simpe.release import Release
+from simpe.release import Release, read_samples
 from simpe.scheduling import schedule
 
 
@@ -69,6 +70,37 @@ def resume(folder: Path, *, progress: Progress | None = None, noise: TestNoise |
     parts, device = _parts(config, rows), _device(config.device)
     with store.exclusively(folder):
         return _carry_on(config, _door(config, rows, store.open_ledger(folder), noise), parts, device, progress)
+
+
+def evaluate(
+    folder: Path, against: tuple[str, ...], *, task: str | None = None, seed: int = 0, progress: Progress | None = None
+) -> dict[str, Any]:
+    """Compare the release of a run folder with real inputs: test files of a data set, where there are some.
+
+    The figures are those of the simulator's own ``evaluate``, where it has one, or of :func:`simpe.metrics.evaluate`.
+    They are not private, and are also written to ``private/metrics.json`` where the folder has a ``private/``.
+
+    Raises InputError.
+    """
+    if task not in (None, "classify"):
+        raise InputError(f"--task must be classify, got {task!r}")
+    path = folder / "private" / store.CONFIG
+    config = read_config(path) if path.is_file() else None
+    if config and hasattr(load(config.simulator, "simpe.simulators", config.modules), "evaluate"):
+        if not store.finished(folder):
+            raise InputError(f"{folder}: not finished; continue it with: simpe resume {folder}")
+        report = progress or (lambda what, done, total: None)
+        found = _simulator(config).evaluate(folder / "release", against, task, seed, report)
+    elif len(against) > 1:
+        raise InputError("--against: a data set is one input; give one")
+    else:
+        samples, labels = read_samples(folder / "release" / "samples.npz")
+        real = data.read(against[0], split="test")
+        found = metrics.evaluate(samples, labels, real.samples, real.labels, task=task, seed=seed, progress=progress)
+    found = {"against": against[0] if len(against) == 1 else list(against), "differentially_private": False, **found}
+    if (folder / "private").is_dir():
+        store.write_private(folder, "metrics.json", json.dumps(found, indent=2) + "\n")
+    return found
 
 
 def _read(config: RunConfig, progress: Progress | None) -> data.DataSet:

@@ -14,7 +14,7 @@ import torch
 
 from simpe.simulators.network import capture, payloads, profiles, writer
 from simpe.simulators.network import flows as reader
-from simpe.simulators.network.profiles import NAMES
+from simpe.simulators.network.profiles import NAMES, NDPI
 from simpe.simulators.network.schema import OUTCOMES
 from simpe.simulators.network.simulator import ROW, Traffic, rows_of
 
@@ -312,14 +312,6 @@ def test_tcptrace_counts_the_complete_connections(written):
     assert told.count("(complete)") == int((flows["outcome"] == OUTCOMES.index("SF")).sum())
 
 
-# nDPI's names of the profiles that it knows.
-KNOWN = {
-    "http": "HTTP", "tls": "TLS", "ssh": "SSH", "smtp": "SMTP", "ftp": "FTP_CONTROL", "telnet": "Telnet",
-    "imap": "IMAP", "pop3": "POP3", "mqtt": "MQTT", "rtsp": "RTSP", "smb": "SMBv23", "rdp": "RDP", "dns": "DNS",
-    "quic": "QUIC", "ntp": "NTP", "dhcp": "DHCP", "mdns": "MDNS", "llmnr": "LLMNR", "ssdp": "SSDP",
-    "netbios": "NetBIOS", "snmp": "SNMP", "syslog": "Syslog", "sip": "SIP", "icmp": "ICMP", "igmp": "IGMP",
-}  # fmt: skip
-
 STREAM = """
 import json, sys, warnings
 warnings.simplefilter("ignore")
@@ -351,8 +343,8 @@ def test_nfstream_counts_the_flows_and_names_the_profiles(written, tmp_path):
     for source, source_port, target, target_port, protocol, name in streamed:
         key = (ipaddress.ip_address(source), source_port, ipaddress.ip_address(target), target_port, protocol)
         profile = declared[key]
-        if profile in KNOWN:
+        if profile in NDPI:
             known += 1
-            right += name.split(".")[0].removesuffix("V6") == KNOWN[profile]
+            right += name.split(".")[0].removesuffix("V6") == NDPI[profile]
     assert known > 1000
     assert right >= 0.95 * known

@@ -89,7 +89,8 @@ def read(
     A capture is known by its first bytes; a table by those of Parquet or by its ending (.csv, .tsv, .log, packed or
     not). ``preset`` says how tables are read: a name, the fields of a ``tables.Preset``, or None to know the tool
     by its columns. ``extra`` are columns that must be kept, as text, under their name behind KEPT; only tables
-    have any, so captures are then unusable. Unusable inputs are counted and left out.
+    have any, so captures are then unusable. Unusable inputs are counted and left out. Where a table names
+    applications, there is a column ``application`` of text, "" where one does not.
 
     Raises InputError where no input is usable, or an option is wrong.
     """
@@ -118,6 +119,9 @@ def read(
         said = counts.unusable[0] if counts.unusable else "no input: give captures or flow tables"
         raise refusals[0] if refusals else InputError(said)
     names = [*COLUMNS, *(KEPT + name for name in extra)]
+    if any("application" in part for part in parts):
+        names.append("application")
+        parts = [{"application": np.full(len(part["start"]), ""), **part} for part in parts]
     return {name: np.concatenate([part[name] for part in parts]) for name in names}
 
 

@@ -126,6 +126,27 @@ table). Data of no format in particular there would be a broken message, so it g
 NAMES = tuple(profile.name for profile in PROFILES)
 
 
+NDPI = {
+    "http": "HTTP", "tls": "TLS", "ssh": "SSH", "smtp": "SMTP", "ftp": "FTP_CONTROL", "telnet": "Telnet",
+    "imap": "IMAP", "pop3": "POP3", "mqtt": "MQTT", "rtsp": "RTSP", "smb": "SMBv23", "rdp": "RDP", "dns": "DNS",
+    "quic": "QUIC", "ntp": "NTP", "dhcp": "DHCP", "mdns": "MDNS", "llmnr": "LLMNR", "ssdp": "SSDP",
+    "netbios": "NetBIOS", "snmp": "SNMP", "syslog": "Syslog", "sip": "SIP", "icmp": "ICMP", "igmp": "IGMP",
+}  # fmt: skip
+"""Profile -> what nDPI calls it, where it has a name."""
+
+_MEANT = {name.lower(): profile for profile, name in NDPI.items()} | {profile: profile for profile in NDPI}
+_MEANT |= {"icmpv6": "icmp", "ssl": "tls"}  # nDPI; Zeek
+
+
+def application(name: str) -> str:
+    """The profile that a tool's name of an application means, or "other" where it means none with a name of its own.
+
+    Of nDPI's names, only the protocol before the dot counts: "TLS.Google" is "tls". What it guesses from an address
+    ("AWS_EC2") is "other", and so is traffic of no protocol in particular. So the names are a public list.
+    """
+    return _MEANT.get(name.lower().partition(".")[0], "other")
+
+
 def index_of(name: str) -> int:
     """Where a profile stands in PROFILES. Raises ValueError for a name that is not there."""
     return NAMES.index(name)

@@ -70,7 +70,10 @@ class Preset:
 
 
 PRESETS: Mapping[str, Preset] = {
-    "simpe": Preset({name: name for name in COLUMNS if name != "outcome"} | {"state": "outcome", "label": "label"}),
+    "simpe": Preset(
+        {name: name for name in COLUMNS if name != "outcome"}
+        | {"state": "outcome", "application": "application", "label": "label"}
+    ),
     # https://www.nfstream.org/docs/api: sizes are those of frames by default (accounting_mode=0)
     "nfstream": Preset(
         {

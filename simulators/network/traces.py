@@ -20,7 +20,8 @@ from simpe.errors import InputError
 from simpe.plugins import make
 from simpe.population import public_generator
 from simpe.release import Release, named_labels
-from simpe.simulators.network import inputs, plots, writer
+from simpe.simulators.network import evaluation, inputs, plots, tables, writer
+from simpe.simulators.network.profiles import NAMES
 from simpe.simulators.network.schema import COLUMNS, OUTCOMES, Flows
 from simpe.simulators.network.simulator import Traffic, rows_of
 from simpe.space import Params
@@ -144,17 +145,65 @@ class Traces(Traffic):
     def export(self, release: Release, folder: Path) -> None:
         """Write ``synthetic.pcap``, the same flows as ``flows.parquet`` and ``flows.csv``, and ``traffic.png``.
 
-        The tables have the columns of ``schema.COLUMNS``, addresses and outcomes as text, and the label if there is
-        one; the picture compares them with Random, which is public.
+        The tables have the columns of ``schema.COLUMNS``, addresses and outcomes as text, the name of the profile as
+        ``application``, and the label if there is one; the picture compares them with Random, which is public.
         """
         labels: Flows = {}
         if release.labels is not None:
             labels["label"] = named_labels(release.labels.numpy(), release.classes).astype(np.str_)
         flows = self.table(release.params, labels)
         writer.write(folder / "synthetic.pcap", flows)
-        write_tables({name: flows[name] for name in (*COLUMNS, *labels)}, folder)
+        flows["application"] = np.array(NAMES)[flows["profile"]]
+        write_tables({name: flows[name] for name in (*COLUMNS, "application", *labels)}, folder)
         prior = self.table(self.random(4096, public_generator(0, "prior")))
         plots.compare({"synthetic": flows, "random parameters": prior}, folder / "traffic.png", self.start, self.length)
+
+    def evaluate(
+        self, release: Path, against: tuple[str, ...], task: str | None, seed: int, progress: evaluation.Progress
+    ) -> dict[str, Any]:
+        """Compare the flow table of a ``release/`` folder with captures and flow tables: NOT PRIVATE.
+
+        See :func:`evaluation.compare`, and :func:`evaluation.utility` for the task "classify": of the application where
+        the reference names it, and of the label where the run has labels and the reference their column.
+
+        Raises InputError where no input is usable, or for a task that has nothing to learn.
+        """
+        flows, reference = tables.read(release / "flows.parquet", "simpe"), self._reference(against, progress)
+        if not min(len(table["start"]) for table in (flows, reference)):
+            raise InputError("--against: holds no flow that can be read; give another capture or table")
+        named = [name for name in ("application", "label") if name in reference and (flows[name] != "").any()]
+        columns = (*COLUMNS, *named)
+        flows, reference = ({name: table[name] for name in columns} for table in (flows, reference))
+        found: dict[str, Any] = {"rows": len(flows["start"]), "reference_rows": len(reference["start"])}
+        found["distances"] = evaluation.compare(flows, reference)
+        if task == "classify":
+            if not named:
+                raise InputError("--task classify: needs a flow table that names applications, or the run's --labels")
+            tasks = {name: (name, True) for name in named}
+            if "application" in named:
+                tasks["application_without_ports"] = ("application", False)
+            found["classify"] = {
+                task: evaluation.utility(flows, reference, name, ports=ports, seed=seed, progress=progress)
+                for task, (name, ports) in tasks.items()
+            }
+        return found
+
+    def _reference(self, against: tuple[str, ...], progress: evaluation.Progress) -> Flows:
+        """Real flows, with ``label`` where the run has labels and the inputs their column."""
+
+        def read(extra: tuple[str, ...]) -> Flows:
+            return inputs.read(
+                against, preset=self.preset, extra=extra, idle=self.idle, active=self.active,
+                progress=lambda done, total: progress("reading", done, total),
+            )  # fmt: skip
+
+        if self.labels is not None:
+            try:
+                flows = read((self.labels,))
+                return {**flows, "label": flows[inputs.KEPT + self.labels]}
+            except InputError:
+                progress(f"--against has no column {self.labels!r}, so labels are not compared", 0, 0)
+        return read(())
 
 
 def write_tables(flows: Flows, folder: Path) -> None:
