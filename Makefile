@@ -1,19 +1,23 @@
-# Two commands do everything: `make run` makes a data set, `make test` checks the project.
+# Two commands do everything: `make run` makes two data sets, `make test` checks the project.
 # Both make a virtual environment in .venv first; only Python 3.11 or newer and make are needed.
 
 PYTHON ?= python3
 BIN := .venv/bin
 OUT ?= runs/digits
+TRAFFIC ?= runs/network
 
 .PHONY: help run test lint types fuzz clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
 
-run: .venv/run.stamp  ## Make a DP data set from scikit-learn's digits at epsilon 1
+run: .venv/run.stamp  ## Make DP digits and a DP capture at epsilon 1, from what comes with scikit-learn and simpe
 	@if [ -d $(OUT) ]; then $(BIN)/simpe resume $(OUT); \
 	else $(BIN)/simpe digits --private sklearn --epsilon 1 --out $(OUT); fi
-	@echo "Look at $(OUT)/release/grid.png, and read $(OUT)/release/certificate.json."
+	@if [ -d $(TRAFFIC) ]; then $(BIN)/simpe resume $(TRAFFIC); \
+	else $(BIN)/simpe network recorded --epsilon 1 --window 2026-11-22T05:53:00 250s --out $(TRAFFIC); fi
+	@echo "Look at $(OUT)/release/grid.png and at $(TRAFFIC)/release/traffic.png, open $(TRAFFIC)/release/synthetic.pcap,"
+	@echo "and read the certificate.json beside them."
 
 test: .venv/dev.stamp lint types  ## Check style, types and behaviour
 	@echo "Tests (about five minutes on two cores)"
@@ -40,7 +44,7 @@ types: .venv/dev.stamp
 
 .venv/run.stamp: .venv/bin/pip pyproject.toml constraints.txt
 	@echo "Installing simpe and what it needs (a few minutes the first time)"
-	$(BIN)/pip install --disable-pip-version-check --constraint constraints.txt --editable .
+	$(BIN)/pip install --disable-pip-version-check --constraint constraints.txt --editable '.[network]'
 	@touch $@
 
 .venv/dev.stamp: .venv/run.stamp

@@ -97,8 +97,9 @@ def network(
         list[str],
         typer.Argument(
             metavar="CAPTURE...",
-            help="Captures (pcap, pcapng, plain or gzip), flow tables (CSV, Parquet) or folders of them. After the "
-            "word [bold]inspect[/bold], they are only looked at.",
+            help="Captures (pcap, pcapng, plain or gzip), flow tables (CSV, Parquet) or folders of them; or the word "
+            "[bold]recorded[/bold] for the capture that comes with simpe (./recorded for a file of that name). After "
+            "the word [bold]inspect[/bold], they are only looked at.",
         ),
     ],
     out: Annotated[
@@ -160,6 +161,8 @@ def network(
     Example:  [bold]simpe network office.pcap --epsilon 1 --unit src --out runs/office[/bold]
 
     What a capture holds, for your eyes:  [bold]simpe network inspect office.pcap[/bold]
+
+    To try it:  [bold]simpe network recorded --out runs/network[/bold]
     """
     from simpe.simulators.network import inputs
 

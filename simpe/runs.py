@@ -130,7 +130,7 @@ def _settled(config: RunConfig, rows: data.DataSet) -> RunConfig:
         options.setdefault("size", side[0] if side[0] == side[1] else list(side))
     elif config.size is not None:
         options.setdefault("size", config.size)
-    private = tuple(path if path == "sklearn" else str(Path(path).resolve()) for path in config.private)
+    private = tuple(path if _is_word(path) else str(Path(path).resolve()) for path in config.private)
     ledger = None if config.ledger is None else config.ledger.resolve()
     return config.model_copy(
         update={
@@ -141,6 +141,11 @@ def _settled(config: RunConfig, rows: data.DataSet) -> RunConfig:
             "modules": Path.cwd() if ":" in config.simulator + (config.embedder or "") else None,
         }
     )
+
+
+def _is_word(path: str) -> bool:
+    """Whether an input is a word for a public one: scikit-learn's digits, or the capture that comes with simpe."""
+    return path == "sklearn" or (path == "recorded" and not Path(path).exists())
 
 
 def _parts(config: RunConfig, rows: data.DataSet) -> tuple[Simulator, Embedder]:

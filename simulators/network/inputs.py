@@ -41,6 +41,11 @@ _COLUMN = (
 )
 _COLUMN += "take no part. Who has several values is protected value by value."
 
+RECORDED = "recorded"
+"""The word for the capture that comes with simpe; a file of that name is ./recorded."""
+
+_RECORDED = Path(__file__).parent / "recorded" / "recorded.pcap.gz"
+
 KEPT = "column "
 """Stands before the name of a kept column, so that it is none of COLUMNS."""
 
@@ -84,7 +89,8 @@ def read(
     counts: Counts | None = None,
     progress: capture.Progress | None = None,
 ) -> Flows:
-    """The flows of captures and flow tables; folders give the files in them, hidden ones left out.
+    """The flows of captures and flow tables; folders give the files in them, hidden ones left out. The word RECORDED
+    stands for the capture that comes with simpe.
 
     A capture is known by its first bytes; a table by those of Parquet or by its ending (.csv, .tsv, .log, packed or
     not). ``preset`` says how tables are read: a name, the fields of a ``tables.Preset``, or None to know the tool
@@ -92,10 +98,10 @@ def read(
     have any, so captures are then unusable. Unusable inputs are counted and left out. Where a table names
     applications, there is a column ``application`` of text, "" where one does not.
 
-    Raises InputError where no input is usable, or an option is wrong.
+    Raises InputError where no input is usable, an option is wrong, or RECORDED might also mean a file.
     """
     counts = Counts() if counts is None else counts
-    files = [file for path in paths for file in _files(Path(path))]
+    files = [file for path in paths for file in _files(path)]
     as_table = [not capture.is_capture(file) and _is_table(file) for file in files]
     captures = [file for file, table in zip(files, as_table, strict=True) if not table]
     flow_tables = [file for file, table in zip(files, as_table, strict=True) if table]
@@ -116,7 +122,7 @@ def read(
     except InputError as error:
         refusals.append(error)
     if not parts:
-        said = counts.unusable[0] if counts.unusable else "no input: give captures or flow tables"
+        said = counts.unusable[0] if counts.unusable else f"no input: give captures, flow tables or the word {RECORDED}"
         raise refusals[0] if refusals else InputError(said)
     names = [*COLUMNS, *(KEPT + name for name in extra)]
     if any("application" in part for part in parts):
@@ -226,7 +232,15 @@ def _preset(preset: str | Mapping[str, Any] | None) -> str | tables.Preset | Non
         raise InputError(f"preset: {error}; it has columns, scale, bytes and icmp_in_port") from None
 
 
-def _files(path: Path) -> list[Path]:
+def _files(given: str | Path) -> list[Path]:
+    path = Path(given)
+    if given == RECORDED:  # not ./recorded, which Path would make equal
+        if path.exists():
+            raise InputError(
+                f"{RECORDED}: the capture that comes with simpe, or what is called so in this folder? Write "
+                f"./{RECORDED} for the latter; for the former, rename the latter or go elsewhere"
+            )
+        return [_RECORDED]
     if not path.is_dir():
         return [path]
     inside = sorted(file for file in path.rglob("*") if file.is_file())
