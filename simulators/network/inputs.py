@@ -237,8 +237,8 @@ def _files(given: str | Path) -> list[Path]:
     if given == RECORDED:  # not ./recorded, which Path would make equal
         if path.exists():
             raise InputError(
-                f"{RECORDED}: the capture that comes with simpe, or what is called so in this folder? Write "
-                f"./{RECORDED} for the latter; for the former, rename the latter or go elsewhere"
+                f"{RECORDED}: there is a file of that name here, and the word means the capture that comes with simpe; "
+                f"write ./{RECORDED} for the file, or move it away for the capture"
             )
         return [_RECORDED]
     if not path.is_dir():
