@@ -179,7 +179,7 @@ class Traces(Traffic):
         if task == "classify":
             if not named:
                 raise InputError("--task classify: needs a flow table that names applications, or the run's --labels")
-            tasks = {name: (name, True) for name in named}
+            tasks: dict[str, tuple[str, bool]] = {name: (name, True) for name in named}
             if "application" in named:
                 tasks["application_without_ports"] = ("application", False)
             found["classify"] = {
