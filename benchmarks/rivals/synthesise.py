@@ -1,0 +1,37 @@
+"""AIM and MST of the package dpmm on a table of codes, in an environment of their own (dpmm pins old packages).
+
+    python synthesise.py IN.npz OUT.npz '{"method": "aim", "epsilon": 1, "delta": 1e-5, "k": 1, "settings": {...}}'
+
+IN.npz: ``codes`` (n, columns) int and ``sizes`` (columns,), how many codes each column may have: public. OUT.npz:
+``codes`` (m, columns), where m is the model's own noisy estimate of n.
+
+``k``: the rows that a unit may own. A unit then moves each count by up to k, so everything that adding or removing one
+row costs rho of zCDP costs k^2 rho for one unit (group privacy; Bun and Steinke 2016, proposition 1.9): the mechanism
+runs with rho / k^2.
+"""
+
+import json
+import sys
+
+import numpy as np
+import pandas as pd
+from dpmm.models.aim import AIMGM
+from dpmm.models.mst import MSTGM
+
+source, target, told = sys.argv[1:]
+ask = json.loads(told)
+with np.load(source) as arrays:
+    codes, sizes = arrays["codes"], arrays["sizes"]
+names = [f"c{i}" for i in range(len(sizes))]
+model = {"aim": AIMGM, "mst": MSTGM}[ask["method"]](
+    epsilon=ask["epsilon"], delta=ask["delta"], n_jobs=1, **ask["settings"]
+)
+model.set_domain(dict(zip(names, map(int, sizes), strict=True)))
+model.set_random_state(np.random.RandomState(ask["seed"]))
+mechanism = model.generator
+mechanism.rho /= ask["k"] ** 2
+if ask["method"] == "mst":
+    mechanism.sigma = np.sqrt(3 / (2 * mechanism.rho))  # as its constructor has it
+model.fit(pd.DataFrame(codes, columns=names))
+made = model.generate()
+np.savez_compressed(target, codes=made[names].to_numpy().astype(np.int64))
