@@ -1,6 +1,7 @@
 """Traffic of 31 devices: each row of the table is a resumable command, and `table` assembles them.
 
     python benchmarks/network.py row --data CSV --kind simpe [--epsilon 1] [--seed 0] [--split final] [--unit host]
+    python benchmarks/network.py rows --data CSV [--split final] [--kinds aim mst] [--units flow]     # all not there yet
     python benchmarks/network.py table [--split final]
 
 CSV: flows of the IoT Sentinel captures (Miettinen et al., ICDCS 2017) as nfstream writes them, with the columns
@@ -27,6 +28,7 @@ import signal
 import subprocess
 import time
 import venv
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -47,6 +49,9 @@ WORK = Path("runs/benchmark/network")
 DELTA = 1e-5
 K = 32
 LIMIT = 600  # seconds of CPU time that a rival's row may take
+EPSILONS = (0.5, 1.0, 2.0, 4.0)
+SEEDS = (0, 1, 2)
+UNITS = ("flow", "host")
 KINDS = ("real", "random", "pe", "simpe", "aim", "mst")
 SETTINGS = {"aim": {"rounds": 16, "n_iters": 100, "max_model_size": 5}, "mst": {}}
 AMOUNT_COLUMNS = ("duration", "packets_out", "packets_in", "bytes_out", "bytes_in")
@@ -292,23 +297,39 @@ def table(split):
     (RESULTS / f"table-{split}.json").write_text(json.dumps(kept, indent=1) + "\n")
 
 
+def rows(arguments):
+    """Every row of the table that is not there yet, one after the other."""
+    for unit, kind, seed, epsilon in product(arguments.units, arguments.kinds, SEEDS, EPSILONS):
+        if kind == "real" and (epsilon, unit) != (EPSILONS[0], "flow"):  # the same for all
+            continue
+        row(
+            argparse.Namespace(
+                data=arguments.data, split=arguments.split, unit=unit, kind=kind, seed=seed, epsilon=epsilon, bins=14,
+                settings=None, tag=None,
+            )
+        )  # fmt: skip
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
     one = commands.add_parser("row")
-    one.add_argument("--data", type=Path, required=True)
     one.add_argument("--kind", choices=KINDS, default="simpe")
     one.add_argument("--epsilon", type=float, default=1.0)
     one.add_argument("--seed", type=int, default=0)
-    one.add_argument("--unit", choices=("flow", "host"), default="flow")
+    one.add_argument("--unit", choices=UNITS, default="flow")
     one.add_argument("--bins", type=int, choices=(8, 14, 32), default=14, help="of amounts, for aim and mst")
     one.add_argument("--settings", help="JSON of further settings of a rival")
     one.add_argument("--tag", help="added to the name of the result, which the table then leaves out")
-    whole = commands.add_parser("table")
-    for command in (one, whole):
+    many = commands.add_parser("rows")
+    many.add_argument("--kinds", choices=KINDS, nargs="+", default=KINDS)
+    many.add_argument("--units", choices=UNITS, nargs="+", default=UNITS)
+    for command in (one, many, whole := commands.add_parser("table")):
         command.add_argument("--split", choices=("development", "final"), default="development")
+        if command is not whole:
+            command.add_argument("--data", type=Path, required=True)
     arguments = parser.parse_args()
-    if arguments.command == "row":
-        row(arguments)
-    else:
+    if arguments.command == "table":
         table(arguments.split)
+    else:
+        {"row": row, "rows": rows}[arguments.command](arguments)

@@ -5,6 +5,9 @@
 IN.npz: ``codes`` (n, columns) int and ``sizes`` (columns,), how many codes each column may have: public. OUT.npz:
 ``codes`` (m, columns), where m is the model's own noisy estimate of n.
 
+``settings`` are those of the models' constructors, and ``final_iters``: of the last estimation alone. (dpmm gives it as
+many as each of AIM's rounds, which go on from the round before, while it starts anew; AIM's authors end with more.)
+
 ``k``: the rows that a unit may own. A unit then moves each count by up to k, so everything that adding or removing one
 row costs rho of zCDP costs k^2 rho for one unit (group privacy; Bun and Steinke 2016, proposition 1.9): the mechanism
 runs with rho / k^2.
@@ -23,6 +26,7 @@ ask = json.loads(told)
 with np.load(source) as arrays:
     codes, sizes = arrays["codes"], arrays["sizes"]
 names = [f"c{i}" for i in range(len(sizes))]
+final = ask["settings"].pop("final_iters", None)
 model = {"aim": AIMGM, "mst": MSTGM}[ask["method"]](
     epsilon=ask["epsilon"], delta=ask["delta"], n_jobs=1, **ask["settings"]
 )
@@ -32,6 +36,16 @@ mechanism = model.generator
 mechanism.rho /= ask["k"] ** 2
 if ask["method"] == "mst":
     mechanism.sigma = np.sqrt(3 / (2 * mechanism.rho))  # as its constructor has it
+rounds = mechanism._fit
+
+
+def then_more(*args, **options):
+    found = rounds(*args, **options)
+    mechanism.n_iters = final or mechanism.n_iters
+    return found
+
+
+mechanism._fit = then_more
 model.fit(pd.DataFrame(codes, columns=names))
 made = model.generate()
 np.savez_compressed(target, codes=made[names].to_numpy().astype(np.int64))
