@@ -1,7 +1,7 @@
 """Traffic of 31 devices: each row of the table is a resumable command, and `table` assembles them.
 
     python benchmarks/network.py row --data CSV --kind simpe [--epsilon 1] [--seed 0] [--split final] [--unit host]
-    python benchmarks/network.py rows --data CSV [--split final] [--kinds aim mst] [--units flow]     # all not there yet
+    python benchmarks/network.py rows --data CSV [--split final] [--kinds aim mst] [--units flow]   # those missing
     python benchmarks/network.py table [--split final]
 
 CSV: flows of the IoT Sentinel captures (Miettinen et al., ICDCS 2017) as nfstream writes them, with the columns
