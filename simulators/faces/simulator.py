@@ -1,0 +1,101 @@
+"""Faces: a head, hair, light and a background, in front of a camera."""
+
+from __future__ import annotations
+
+import hashlib
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor
+
+from simpe.embedders.images import PixelsAndGradients
+from simpe.errors import InputError
+from simpe.simulators.faces import raster, reference
+from simpe.simulators.faces.head import head
+from simpe.simulators.faces.model import Model
+from simpe.simulators.faces.morphable import load
+from simpe.simulators.faces.scene import Scene, scene, space
+from simpe.space import ParameterSpace, Params
+
+Renderer = Literal["torch", "pyrender"]
+
+_BLOCK = 32  # heads drawn at a time at 64 x 64; fewer where images are larger
+_SMALL = 48  # a picture with a shorter side is drawn with four samples in each pixel
+
+
+class Faces:
+    """Faces in colour, cropped from above the brows to below the chin, as aligned face photographs are.
+
+    >>> faces = Faces()
+    >>> p = faces.space.sample(100, torch.Generator().manual_seed(0))
+    >>> images = faces.render({**p, "label": torch.zeros(100, dtype=torch.int64)})  # uint8 (100, 32, 32, 3)
+
+    ``size``: pixels, a side or (height, width). ``model``: a file with a linear model of the face, which takes the
+    place of our own (:func:`simpe.simulators.faces.morphable.load`). ``renderer``: ``torch``, or ``pyrender`` for
+    reference: several times slower; it needs ``pip install 'simpe[faces]'`` and OpenGL without a display.
+
+    A label changes nothing: every class is drawn from the same space.
+
+    Raises InputError for a size that cannot be drawn, a model that cannot be used, or a missing library.
+    """
+
+    def __init__(self, size: int | tuple[int, int] = 32, model: str | Path | None = None, renderer: Renderer = "torch"):
+        self.size = (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
+        if not 8 <= min(self.size) <= max(self.size) <= 2048:
+            raise InputError(f"size must be 8 to 2048 pixels, got {self.size}")
+        if renderer not in get_args(Renderer):
+            raise InputError(f"renderer must be one of {', '.join(get_args(Renderer))}, got {renderer!r}")
+        if renderer == "pyrender" and reference.missing():
+            raise InputError(reference.missing())
+        self.renderer = renderer
+        self.model = None if model is None else Path(model)
+        self._model  # noqa: B018 - a file that cannot be used is found here
+        self.embedder = PixelsAndGradients()
+
+    @cached_property
+    def space(self) -> ParameterSpace:
+        """What varies from face to face."""
+        return space(self._model)
+
+    def render(self, p: Params) -> Tensor:
+        """Draw n rows: parameters -> uint8 (n, height, width, 3).
+
+        Deterministic and row by row, bit for bit, on the device of the parameters.
+        """
+        height, width = self.size
+        n = len(p["skin"])
+        out = torch.empty((n, height, width, 3), dtype=torch.uint8, device=p["skin"].device)
+        samples = 2 if min(self.size) < _SMALL else 1
+        rows = max(1, _BLOCK * 64**2 // max(64**2, height * width * samples**2))
+        with torch.no_grad():
+            for start in range(0, n, rows):
+                block = slice(start, start + rows)
+                view = scene(self._model, {name: x[block] for name, x in p.items()}, width / height)
+                out[block] = draw(view, height, width, samples, self.renderer)
+        return out
+
+    def public_inputs(self) -> dict[str, Any]:
+        """What the samples are made from: the settings, and the model's file with its SHA-256."""
+        digest = None if self.model is None else hashlib.sha256(self.model.read_bytes()).hexdigest()
+        return {
+            "simulator": "faces",
+            "size": list(self.size),
+            "renderer": self.renderer,
+            "model": None if self.model is None else {"file": self.model.name, "sha256": digest},
+        }
+
+    @cached_property
+    def _model(self) -> Model:
+        return head() if self.model is None else load(self.model)
+
+
+def draw(scene: Scene, height: int, width: int, samples: int = 1, renderer: Renderer = "torch") -> Tensor:
+    """Draw a scene with either renderer: uint8 (n, height, width, 3) on its device.
+
+    ``samples`` squared lie in each pixel, and are averaged; pyrender always takes four.
+    """
+    if renderer == "pyrender":
+        return reference.draw(scene, height, width)
+    return raster.draw(scene, height, width, samples)
