@@ -52,6 +52,8 @@ _LOGARITHMS = (
     ("gap_mean", 1e3, 3.6e6),
     ("gap_std", 1e3, 3.6e6),
 )
+NUMBERS = len(_LOGARITHMS) + 2 * 4 + 3
+"""How many numbers an embedding begins with, the logarithms first; one-hots follow."""
 _CLASSES = ("other well-known", "registered", "ephemeral", "none")
 
 
@@ -89,12 +91,12 @@ class FlowEmbedding:
         if rows.ndim != 2 or rows.shape[1] != len(ROW):
             raise ValueError(f"flow rows must be (n, {len(ROW)}), one column a name in ROW, got {tuple(rows.shape)}")
         x = dict(zip(ROW, rows.double().unbind(1), strict=True))
-        numbers = [self.amount / math.log1p(cap) * _log1p(x[name] * unit) for name, unit, cap in _LOGARITHMS]
+        numbers = [self.amount / math.log1p(cap) * log1p(x[name] * unit) for name, unit, cap in _LOGARITHMS]
         for way in ("out", "in"):
             mean = x[f"bytes_{way}"] / x[f"packets_{way}"].clamp(min=1)
             numbers += [self.size / 1500 * mean, self.size / 1500 * x[f"size_std_{way}"]]
             numbers += [self.stack / 255 * x[f"ttl_{way}"], self.stack / 65535 * x[f"window_{way}"]]
-        numbers += [self.stack / 1500 * x["mss"], self.stack / math.log1p(1e4) * _log1p(x["rtt"] * 1e3)]
+        numbers += [self.stack / 1500 * x["mss"], self.stack / math.log1p(1e4) * log1p(x["rtt"] * 1e3)]
         numbers += [self.time * x["start"]]
         one_hots = [
             self.protocol * _one_hot(_looked_up(x["protocol"], _protocols(rows.device)), 4),
@@ -140,7 +142,7 @@ def _protocols(device: torch.device) -> Tensor:
     return table.to(device)
 
 
-def _log1p(x: Tensor) -> Tensor:
+def log1p(x: Tensor) -> Tensor:
     """log(1 + x) of float64 x >= 0, to 1e-12, from exact steps and + - * / alone.
 
     A library's logarithm may differ in its last bit between the body and the tail of a vectorised loop, and so between

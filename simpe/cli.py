@@ -116,10 +116,16 @@ def network(
     ] = "flow",
     k: Annotated[
         int | None,
-        typer.Option("--k", help="Flows that each unit may contribute, at most.  \\[default: 32; of the unit flow, 1]"),
+        typer.Option(
+            "--k", help="Flows of each unit that are looked at, at most.  \\[default: 32; of the unit flow, 1]"
+        ),
     ] = None,
     flows: Annotated[
         int | None, typer.Option(help="How many flows to make.  \\[default: the noisy count of the units, times k]")
+    ] = None,
+    sessions: Annotated[
+        int | None,
+        typer.Option(help="How many whole sessions to make, with --unit src or window.  \\[default: the noisy count]"),
     ] = None,
     internal: Annotated[
         list[str] | None,
@@ -174,15 +180,23 @@ def network(
     if out is None:
         raise InputError("--out is missing: name the run folder to make")
     options: dict[str, Any] = {"labels": labels, "preset": preset}
+    whole = inputs.of_sessions(unit)
+    if whole and flows is not None:
+        raise InputError(f"--flows: --unit {unit} makes whole sessions; say how many with --sessions, or leave it out")
+    if not whole and sessions is not None:
+        raise InputError(f"--sessions: --unit {unit} makes flows; say how many with --flows, or leave it out")
+    if whole:
+        options |= {"k": k, "length": inputs.window_seconds(unit)}
     if internal:
         options |= inputs.internal(internal)
     if window is not None:
         options |= inputs.window(*window)
+    rows = 1 if whole or unit == "flow" else 32
     _run(
         make_config(
-            simulator="network", private=tuple(captures), out=out, epsilon=epsilon, delta=delta, samples=flows,
-            unit=unit, k=(1 if unit == "flow" else 32) if k is None else k, steps=steps, relation=relation,
-            ledger=ledger, seed=seed, device=device,
+            simulator="network-sessions" if whole else "network", private=tuple(captures), out=out, epsilon=epsilon,
+            delta=delta, samples=sessions if whole else flows, unit=unit, k=rows if whole or k is None else k,
+            steps=steps, relation=relation, ledger=ledger, seed=seed, device=device,
             classes=None if classes is None else tuple(name.strip() for name in classes.split(",")),
             options={name: value for name, value in options.items() if value is not None},
         ),

@@ -151,6 +151,11 @@ def units(flows: Flows, unit: str | None) -> NDArray[np.bytes_] | NDArray[np.str
     return flows[KEPT + unit].astype(np.str_)
 
 
+def of_sessions(unit: str | None) -> bool:
+    """Whether a unit holds all that one client does, in all or for some time. Raises InputError as window_seconds."""
+    return unit == "src" or window_seconds(unit) is not None
+
+
 def window_seconds(unit: str | None) -> float | None:
     """W of the unit ``window:W``, or the default of ``window``; None for any other unit.
 

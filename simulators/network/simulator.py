@@ -9,7 +9,7 @@ so a row is the same to the bit in whatever batch it stands.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from ipaddress import IPv4Network, IPv6Network, ip_network
@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from simpe.embedders.flows import ROW, FlowEmbedding
+from simpe.simulators.network.addresses import BENCHMARK, DOCUMENTATION, GROUPS, MAPPED, hosts, packed, plus
 from simpe.simulators.network.flows import ACTIVE, IDLE
 from simpe.simulators.network.payloads import scrambled
 from simpe.simulators.network.profiles import (
@@ -48,8 +49,6 @@ _INTERNAL, _EXTERNAL, _MULTICAST, _BROADCAST = range(len(ROLES))
 _UNUSUAL = 0.15  # share of Random's rows whose numbers do not follow their profile's
 _WITHIN = 0.999  # of a timeout: room for a capture's rounding
 _PORTS = range(55_000, 65_536)  # of IANA's dynamic ports, those that no server is known by
-_BENCHMARK = ip_network("198.18.0.0/15")  # RFC 2544: external servers in its first half, clients in the second
-_DOCUMENTATION = ip_network("2001:db8::/32")  # RFC 3849
 _OTHER_PORT = 40_000  # for data that may not go to a reserved port
 _EXTERNAL_HOSTS = 4096
 _INTERNAL_SERVERS = 16
@@ -86,7 +85,7 @@ class Traffic:
                 raise ValueError(f"{prefix} must be an IPv{version} prefix of at least 256 addresses")
 
     @property
-    def embedder(self) -> FlowEmbedding:
+    def embedder(self) -> Callable[[Tensor], Tensor]:
         """The embedder that suits flow rows."""
         return FlowEmbedding()
 
@@ -470,7 +469,7 @@ def _within(address: NDArray[np.uint8], network: IPv4Network | IPv6Network) -> N
     base, mask = (
         np.frombuffer(prefix + part.packed, dtype=np.uint8)
         for part, prefix in (
-            (network.network_address, _MAPPED if network.version == 4 else b""),
+            (network.network_address, MAPPED if network.version == 4 else b""),
             (network.netmask, b"\xff" * 12 if network.version == 4 else b""),
         )
     )
@@ -518,14 +517,14 @@ def _addresses(
         clients + server % _INTERNAL_SERVERS,
         server % _EXTERNAL_HOSTS + 1,
     )
-    inside = _hosts(internal, internal_v6, six, 0)
-    outside = _hosts(_BENCHMARK, _DOCUMENTATION, six, 0), _hosts(_BENCHMARK, _DOCUMENTATION, six, 2**16)
+    inside = hosts(internal, internal_v6, six, 0)
+    outside = hosts(BENCHMARK, DOCUMENTATION, six, 0), hosts(BENCHMARK, DOCUMENTATION, six, 2**16)
     out = client_role == _EXTERNAL
-    client_address = _plus(np.where(out[:, None], outside[1], inside), number + 1)
-    server_address = _plus(np.where((server_role == _INTERNAL)[:, None], inside, outside[0]), server)
+    client_address = plus(np.where(out[:, None], outside[1], inside), number + 1)
+    server_address = plus(np.where((server_role == _INTERNAL)[:, None], inside, outside[0]), server)
     many = server_role >= _MULTICAST
-    server_address[many] = _GROUPS[plan["profile"], six.astype(int)][many]
-    server_address[server_role == _BROADCAST] = _packed("255.255.255.255")
+    server_address[many] = GROUPS[plan["profile"], six.astype(int)][many]
+    server_address[server_role == _BROADCAST] = packed("255.255.255.255")
     return {"client": client_address, "server": server_address, "client_port": port}
 
 
@@ -534,32 +533,3 @@ def _turns(key: NDArray[np.int64]) -> NDArray[np.int64]:
     place = np.arange(len(key))
     new = np.append(True, key[1:] != key[:-1])[: len(key)]
     return place - np.maximum.accumulate(np.where(new, place, 0))
-
-
-_MAPPED = bytes(10) + b"\xff\xff"
-
-
-def _packed(address: str) -> NDArray[np.uint8]:
-    packed = ip_network(address).network_address.packed
-    return np.frombuffer(packed if len(packed) == 16 else _MAPPED + packed, dtype=np.uint8)
-
-
-_GROUP = {"mdns": ("224.0.0.251", "ff02::fb"), "llmnr": ("224.0.0.252", "ff02::1:3"), "ssdp": ("239.255.255.250",) * 2}
-_GROUPS = np.array(
-    [[_packed(a) for a in _GROUP.get(name, ("239.255.0.1", "ff05::1:1"))] for name in NAMES], dtype=np.uint8
-)
-"""Multicast group of each profile, by version: uint8 (profiles, 2, 16)."""
-
-
-def _hosts(
-    four: IPv4Network | IPv6Network, other: IPv4Network | IPv6Network, six: NDArray[np.bool_], offset: int
-) -> NDArray[np.uint8]:
-    """The base address of a pool of hosts (n, 16)."""
-    bases = [_packed(str(network.network_address + offset)) for network in (four, other)]
-    return np.where(six[:, None], bases[1], bases[0])
-
-
-def _plus(base: NDArray[np.uint8], number: NDArray[np.int64]) -> NDArray[np.uint8]:
-    """Addresses (n, 16) whose last four bytes are raised by a number (n,)."""
-    low = np.ascontiguousarray(base[:, 12:]).view(">u4")[:, 0] + number
-    return np.concatenate([base[:, :12], low.astype(">u4")[:, None].view(np.uint8)], axis=1)

@@ -7,11 +7,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from ipaddress import IPv6Address, ip_address, ip_network
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from simpe.config import read_config
 from simpe.data import DataSet
@@ -30,7 +31,8 @@ from simpe.store import CONFIG, finished
 START, LENGTH = 1_704_067_200.0, 3600.0  # 2024-01-01T00:00:00Z and an hour
 INSIDE = ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7")
 """Prefixes that count as internal where none is declared (RFC 1918, RFC 4193)."""
-_WIDE = {4: "10.0.0.0/8", 6: "fd00::/64"}
+WIDE = {4: "10.0.0.0/8", 6: "fd00::/64"}
+"""Prefixes that have addresses for synthetic hosts where the declared ones are too narrow, by version."""
 _NEEDS = ("pyarrow", "matplotlib")
 
 
@@ -49,11 +51,13 @@ class Traces(Traffic):
 
     start: float = START
     length: float = LENGTH
-    internal: str = _WIDE[4]
+    internal: str = WIDE[4]
     timed: bool = False
     inside: tuple[str, ...] = INSIDE
     labels: str | None = None
     preset: str | Mapping[str, Any] | None = None
+    _prior: ClassVar[int] = 4096  # rows of Random in the picture
+    _untimed: ClassVar[str] = "arrival times in the release are uniform and tell nothing of the input."
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -61,7 +65,7 @@ class Traces(Traffic):
             ip_network(prefix)
 
     @property
-    def embedder(self) -> FlowEmbedding:
+    def embedder(self) -> Callable[[Tensor], Tensor]:
         """The embedder of flow rows; it leaves the time of arrival out where no window is declared."""
         return FlowEmbedding() if self.timed else FlowEmbedding(time=0)
 
@@ -91,6 +95,14 @@ class Traces(Traffic):
 
         Raises InputError where nothing usable is left, an option is wrong, or the extra ``network`` is not installed.
         """
+        flows, rows, owners, caveats = self.usable(private, unit, progress)
+        labels = None if self.labels is None else flows[inputs.KEPT + self.labels].astype(np.str_)
+        return DataSet(rows, labels, owners, None, (inputs.caveat(unit), *caveats))
+
+    def usable(
+        self, private: tuple[str, ...], unit: str | None, progress: Callable[[str, int, int], None]
+    ) -> tuple[Flows, NDArray[np.float64], NDArray[Any] | None, tuple[str, ...]]:
+        """The flows that take part, their rows (n, len(ROW)), their owners (n,), and caveats; see :meth:`read`."""
         missing = [name for name in _NEEDS if importlib.util.find_spec(name) is None]
         if missing:
             raise InputError(f"network traces need {' and '.join(missing)}: pip install 'simpe[network]'")
@@ -121,14 +133,9 @@ class Traces(Traffic):
             progress(said, 0, 0)
         times = "Flows that start outside the declared window take no part."
         if not self.timed:
-            times = "No window was declared, so arrival times in the release are uniform and tell nothing of the input."
-        return DataSet(
-            rows[ok],
-            None if self.labels is None else flows[inputs.KEPT + self.labels][ok].astype(np.str_),
-            None if owners is None else owners[ok],
-            None,
-            (inputs.caveat(unit), times),
-        )
+            times = f"No window was declared, so {self._untimed}"
+        flows = {name: column[ok] for name, column in flows.items()}
+        return flows, rows[ok], None if owners is None else owners[ok], (times,)
 
     def table(self, p: Params, more: Flows | None = None) -> Flows:
         """The flow table of parameters in the order of their start, with the columns that the writer needs and more.
@@ -138,7 +145,7 @@ class Traces(Traffic):
         try:
             flows = self.flows(p)
         except ValueError:
-            flows = replace(self, internal=_WIDE[4]).flows(p)
+            flows = replace(self, internal=WIDE[4]).flows(p)
         order = np.argsort(flows["start"], kind="stable")
         return {name: column[order] for name, column in {**flows, **(more or {})}.items()}
 
@@ -155,7 +162,7 @@ class Traces(Traffic):
         writer.write(folder / "synthetic.pcap", flows)
         flows["application"] = np.array(NAMES)[flows["profile"]]
         write_tables({name: flows[name] for name in (*COLUMNS, "application", *labels)}, folder)
-        prior = self.table(self.random(4096, public_generator(0, "prior")))
+        prior = self.table(self.random(self._prior, public_generator(0, "prior")))
         plots.compare({"synthetic": flows, "random parameters": prior}, folder / "traffic.png", self.start, self.length)
 
     def evaluate(
