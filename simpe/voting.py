@@ -1,15 +1,17 @@
 """Nearest-neighbour votes: which candidates each row is closest to, exactly.
 
-``nearest`` finds them with a blocked float32 matrix product, then settles every comparison that rounding could
-have decided, by a float64 distance summed in a fixed order; the lowest index wins ties. So the answer for a row is,
-bit for bit, a function of that row and the candidates alone: no other row, block or batch shape can move it. That is
-what bounds the sensitivity of the votes to one unit.
+``nearest`` finds them with a blocked matrix product of values cut to 8 bits, then settles every comparison that
+rounding could have decided, by a float64 distance summed in a fixed order; the lowest index wins ties. So the answer
+for a row is, bit for bit, a function of that row and the candidates alone: no other row, block or batch shape can move
+it. That is what bounds the sensitivity of the votes to one unit.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -18,10 +20,11 @@ from simpe.scheduling import Metric
 
 Progress = Callable[[int, int], None]
 
-_PART = 2**18  # values prepared at a time
+_PART = 2**16  # values prepared at a time
+_TILE = 32  # columns that a processor's matrix unit takes at a time
 _FAR = 2.0**60  # norm of a row, in units of the largest candidate, past which float32 is of no use
 _NEVER = 2.0**100  # a score that no candidate reaches
-_HELD = 2**20  # values held at a time while near-ties are settled
+_HELD = 2**18  # values held at a time while near-ties are settled
 
 
 def nearest(rows: Tensor, candidates: Tensor, k: int = 1, metric: Metric = "l2") -> Tensor:
@@ -37,10 +40,11 @@ def nearest(rows: Tensor, candidates: Tensor, k: int = 1, metric: Metric = "l2")
         raise ValueError(f"rows {tuple(rows.shape)} and candidates {tuple(candidates.shape)} do not fit")
     if not 1 <= k <= len(candidates):
         raise ValueError(f"k must lie between 1 and the number of candidates {len(candidates)}, got {k}")
-    if not (rows.isfinite().all() and candidates.isfinite().all()):
-        raise ValueError("rows and candidates must be finite")
     prepared = _Candidates(candidates, metric)
-    return torch.cat([prepared.nearest(part, k) for part in torch.split(rows, prepared.rows)])
+    threads = torch.get_num_threads() if rows.device.type == "cpu" else 1
+    blocks = torch.split(rows, min(prepared.rows, max(64, math.ceil(len(rows) / threads))))
+    with _cut_products(rows.device):
+        return torch.cat(_spread(lambda block: prepared.nearest(block, k), blocks, threads))
 
 
 def nearest_within_labels(
@@ -85,30 +89,43 @@ class _Candidates:
         norms = [torch.linalg.vector_norm(_prepare(part, metric).sub_(self.centre), dim=1) for part in parts]
         largest = torch.cat(norms).max()
         self.length = torch.where(largest > 0, largest, 1.0)
-        # |c|^2 / 2 is one more column, against a 1 in the rows. What fills up the last group can never win.
-        self.values = candidates.new_zeros((m + -m % self.group, d + 1))
-        self.values[:m, d] = self._scale(candidates, out=self.values[:m, :d]).square() / 2
+        # |c|^2 / 2 is three more columns of 8 bits each, against ones in the rows; zeros fill up the last tile of a
+        # matrix unit. What fills up the last group can never win.
+        self.values = candidates.new_zeros((m + -m % self.group, d + 3 + -(d + 3) % _TILE))
+        norm, lost = self._scale(candidates, out=self.values[:m])
+        rest = norm.square() / 2
+        for column in range(d, d + 3):
+            self.values[:m, column] = rest.bfloat16()
+            rest -= self.values[:m, column]
         self.values[m:, d] = _NEVER
+        self.lost = lost.max()
 
-    def _scale(self, x: Tensor, out: Tensor) -> Tensor:
-        """Write x (n, d), centred and scaled, into ``out`` (n, d) float32; return the norms (n,) float64."""
-        norms = []
-        for part, place in zip(_parts(x), _parts(out), strict=True):
+    def _scale(self, x: Tensor, out: Tensor) -> tuple[Tensor, Tensor]:
+        """Write x (n, d), centred, scaled and cut to 8 bits, into the first columns of ``out``, float32.
+
+        Returns the norms (n,) before that, and of what was cut off, float64. Raises ValueError if x is not finite.
+        """
+        norms, losses = [], []
+        for part, place in zip(_parts(x), _parts(out[:, : x.shape[1]]), strict=True):
             exact = _prepare(part, self.metric).sub_(self.centre).div_(self.length)
-            place.copy_(exact)
             norms.append(torch.linalg.vector_norm(exact, dim=1))
-        return torch.cat(norms)
+            place.copy_(exact.bfloat16())
+            losses.append(torch.linalg.vector_norm(exact.sub_(place), dim=1))
+        norm, lost = torch.cat(norms), torch.cat(losses)
+        if not norm.isfinite().all():
+            raise ValueError("rows and candidates must be finite")
+        return norm, lost
 
     def nearest(self, rows: Tensor, k: int) -> Tensor:
         """Indices (n, k) of the nearest candidates of a block of rows."""
         n, d = rows.shape
-        x = self.values.new_ones((n, d + 1))
-        norm = self._scale(rows, out=x[:, :d])
+        x = self.values.new_ones((n, self.values.shape[1]))
+        norm, lost = self._scale(rows, out=x)
         x[:, :d].neg_()
         # So far out that rounding decides between all candidates: compare them all.
         far = norm > _FAR
         x[far, :d] = 0.0
-        tolerance = torch.where(far, torch.inf, 2 * _error(norm, d, rows.device)).float()
+        tolerance = torch.where(far, torch.inf, 2 * _error(norm, lost, self.lost, d)).float()
         minima, tiles = self._minima(x)
         # The k smallest minima bound the k-th smallest score from above. What lies above that bound by more than twice
         # the error cannot be among the nearest k.
@@ -155,7 +172,7 @@ class _Candidates:
         size = max(1, _HELD // groups.shape[1])
         for r, g in zip(torch.split(row, size), torch.split(group, size), strict=True):
             members = groups.index_select(0, g).view(len(g), self.group, x.shape[1])
-            near.append(torch.bmm(members, x[r, :, None]).squeeze(2) <= limit[r, None])
+            near.append(members.mul_(x[r, None]).sum(2) <= limit[r, None])
         pair, member = torch.cat(near).nonzero(as_tuple=True)
         row, index = row[pair], group[pair] * self.group + member
         real = index < len(self.original)
@@ -176,28 +193,25 @@ class _Candidates:
 def _shape(dims: int) -> tuple[int, int, int]:
     """Rows and candidates in a block of scores, and candidates that share a minimum: what was found to be fast.
 
-    In few dimensions a block has to stay in a core's cache between the product and the minima, and minima are best few;
-    in many, the product likes large blocks, and it is the members of a group, to be scored again, that are best few.
+    A block has to stay in a core's cache between the product and the minima. In many dimensions the members of a group,
+    to be scored again, are best few, and the reading of a block is best shared by many rows.
     """
-    group = min(max(8, 4096 // dims), 32)
-    side = min(max(256, 8 * dims), 2048)
-    return max(1024, side), side // group * group, group
+    return (512, 512, 16) if dims < 128 else (1024, 1024, 8)
 
 
-def _error(norm: Tensor, dims: int, device: torch.device) -> Tensor:
+def _error(norm: Tensor, lost: Tensor, candidates_lost: Tensor, dims: int) -> Tensor:
     """Bound (n,) on the error of a score of rows of this norm, whatever the order in which the product is summed.
 
-    A float32 dot product of d terms errs by at most d u |x| |c| / (1 - d u) (Higham, Accuracy and Stability of
-    Numerical Algorithms, 3.1), with u the unit roundoff; rounding the inputs, the norm and the final subtraction
-    adds a few u of the same terms, and the tenth covers the second order. The last term is the error of the float64
-    distance itself, so that whatever could win by that is compared too.
+    Cutting rows and candidates moves a product by at most |x - x'| |c| + |x'| |c - c'|. The cut ones are multiplied
+    exactly; their float32 sum of d terms errs by at most d u |x| |c| / (1 - d u) (Higham, Accuracy and Stability of
+    Numerical Algorithms, 3.1), with u twice the unit roundoff, as sums may be truncated; the norm's columns add a few u
+    of the same terms, and the tenth covers the second order. The last term is the error of the float64 distance itself,
+    so that whatever could win by that is compared too.
     """
-    u, inputs = 2.0**-24, 0.0
-    if not _full_precision(device):
-        # Inputs are cut to as few as 8 bits; sums stay float32, though they may be truncated.
-        u, inputs = 2.0**-23, 2.0**-6
-    relative = 1.1 * ((dims + 8) * u / (1 - dims * u) + inputs)
-    return relative * (norm + 0.5) + (math.log2(dims) + 8) * 2.0**-53 * (norm + 1).square()
+    u = 2.0**-23
+    cut = lost + (norm + lost) * candidates_lost
+    summed = (dims + 8) * u / (1 - dims * u) * (norm + 0.5)
+    return 1.1 * (cut + summed) + (math.log2(dims) + 8) * 2.0**-53 * (norm + 1).square()
 
 
 def _parts(x: Tensor) -> tuple[Tensor, ...]:
@@ -220,19 +234,42 @@ def _distances(x: Tensor, c: Tensor, metric: Metric) -> Tensor:
 
 
 def _sum_in_order(x: Tensor) -> Tensor:
-    """Sum over the last dimension by folding it in half: elementwise additions only, so the order is fixed."""
-    while x.shape[1] > 1:
-        half = (x.shape[1] + 1) // 2
-        x = torch.nn.functional.pad(x, (0, 2 * half - x.shape[1]))
-        x = x[:, :half] + x[:, half:]
+    """Sum over the last dimension by folding it in half: elementwise additions only, so the order is fixed.
+
+    Overwrites x.
+    """
+    length = x.shape[1]
+    while length > 1:
+        half = (length + 1) // 2
+        x[:, : length - half] += x[:, half:length]
+        length = half
     return x[:, 0]
 
 
-def _full_precision(device: torch.device) -> bool:
-    """Whether torch's current settings keep float32 matrix products in float32."""
+@contextmanager
+def _cut_products(device: torch.device) -> Iterator[None]:
+    """Let products read 8 bits of their inputs where that is faster: our values have no more."""
+    if device.type != "cpu" or not getattr(torch.cpu, "_is_amx_tile_supported", bool)():
+        yield
+        return
     try:
-        if torch.get_float32_matmul_precision() != "highest":
-            return False
-        return device.type != "cuda" or not torch.backends.cuda.matmul.allow_tf32
+        before = torch.get_float32_matmul_precision()
     except RuntimeError:  # torch refuses to say once its newer per-backend settings were used
-        return False
+        yield
+        return
+    torch.set_float32_matmul_precision("medium")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def _spread(work: Callable[[Tensor], Tensor], blocks: tuple[Tensor, ...], threads: int) -> list[Tensor]:
+    """Work on blocks, one a thread: a block of scores stays in the cache of the core that computed it."""
+    if threads == 1 or len(blocks) == 1:
+        return [work(block) for block in blocks]
+    try:
+        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            return list(pool.map(work, blocks))
+    finally:
+        torch.set_num_threads(threads)

@@ -129,7 +129,7 @@ def test_without_the_error_bound_rounding_breaks_ties(monkeypatch):
     rows, candidates = data("grid", 300, 64, generator), data("grid", 600, 64, generator)
     expected = reference(rows, candidates)
     assert torch.equal(nearest(rows, candidates), expected)
-    monkeypatch.setattr(voting, "_error", lambda norm, dims, device: torch.zeros_like(norm))
+    monkeypatch.setattr(voting, "_error", lambda norm, lost, candidates_lost, dims: torch.zeros_like(norm))
     assert not torch.equal(nearest(rows, candidates), expected)
 
 
