@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 
 from simpe.scheduling import Metric
+from simpe.threads import spread
 
 Progress = Callable[[int, int], None]
 
@@ -41,10 +41,10 @@ def nearest(rows: Tensor, candidates: Tensor, k: int = 1, metric: Metric = "l2")
     if not 1 <= k <= len(candidates):
         raise ValueError(f"k must lie between 1 and the number of candidates {len(candidates)}, got {k}")
     prepared = _Candidates(candidates, metric)
-    threads = torch.get_num_threads() if rows.device.type == "cpu" else 1
-    blocks = torch.split(rows, min(prepared.rows, max(64, math.ceil(len(rows) / threads))))
+    share = max(64, math.ceil(len(rows) / torch.get_num_threads()))
+    blocks = torch.split(rows, min(prepared.rows, share))
     with _cut_products(rows.device):
-        return torch.cat(_spread(lambda block: prepared.nearest(block, k), blocks, threads))
+        return torch.cat(spread(lambda block: prepared.nearest(block, k), blocks, rows.device))
 
 
 def nearest_within_labels(
@@ -262,14 +262,3 @@ def _cut_products(device: torch.device) -> Iterator[None]:
         yield
     finally:
         torch.set_float32_matmul_precision(before)
-
-
-def _spread(work: Callable[[Tensor], Tensor], blocks: tuple[Tensor, ...], threads: int) -> list[Tensor]:
-    """Work on blocks, one a thread: a block of scores stays in the cache of the core that computed it."""
-    if threads == 1 or len(blocks) == 1:
-        return [work(block) for block in blocks]
-    try:
-        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            return list(pool.map(work, blocks))
-    finally:
-        torch.set_num_threads(threads)

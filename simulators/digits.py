@@ -22,6 +22,7 @@ from simpe.embedders.images import PixelsAndGradients
 from simpe.scheduling import Strategy
 from simpe.simulators.glyphs import REACH, Atlas, atlas
 from simpe.space import Categorical, Continuous, ParameterSpace, Params
+from simpe.threads import spread
 
 _BLOCK = 256  # rows drawn at a time at 28 x 28; fewer where images are larger
 _PAGE = 2.0  # half the side of the page that a bent glyph is laid out on, in half-heights of the glyph
@@ -88,10 +89,14 @@ class Digits:
         label = p["label"]
         out = torch.empty((len(label), *self.size), dtype=torch.uint8, device=label.device)
         rows = max(1, _BLOCK * 28**2 // max(28**2, math.prod(self.size)))
-        with torch.no_grad():
-            for start in range(0, len(label), rows):
-                block = slice(start, start + rows)
-                out[block] = self._draw({name: x[block] for name, x in p.items()})
+
+        @torch.no_grad()
+        def draw(start: int) -> None:
+            block = slice(start, start + rows)
+            out[block] = self._draw({name: x[block] for name, x in p.items()})
+
+        self._atlas(label.device)  # once, before the threads ask for it
+        spread(draw, range(0, len(label), rows), label.device)
         return out
 
     def public_inputs(self) -> dict[str, Any]:
@@ -119,30 +124,29 @@ class Digits:
         own = glyphs.pen[glyph]
         pen = torch.maximum(p["pen"], 0.4 * own)  # thinned further, a face breaks
         side = max(40, round(1.6 * max(inner_height, inner_width)))
-        page = _page(p, glyphs.fields[glyph], side) + (pen - own)[:, None, None]
-        page[:, [0, -1], :] = -1.0  # what runs off the page is cut there, not smeared outwards
-        page[:, :, [0, -1]] = -1.0
+        page = _page(p, glyphs.fields.index_select(0, glyph), side).add_((pen - own)[:, None, None])
+        page[:, :: side - 1] = -1.0  # what runs off the page is cut there, not smeared outwards
+        page[:, :, :: side - 1] = -1.0
 
         # The ink's larger side fits the frame; its centre of mass is the frame's, or as near as keeps it inside.
         left, right = _extent(page.amax(1), pen)
         top, bottom = _extent(page.amax(2), pen)
         zoom = p["scale"] * torch.minimum(inner_height / (bottom - top), inner_width / (right - left))
-        mass = ((0.5 + page * (side / (2 * _PAGE))).clamp(0, 1) * 255).round()
+        mass = _ink(page, torch.full_like(pen, side / (2 * _PAGE)))
         across = _line(_within(_mean(mass.sum(1)), left, right, width / zoom), width, zoom)
         down = _line(_within(_mean(mass.sum(2)), top, bottom, height / zoom), height, zoom)
 
         shape = (len(page), height, width)
-        grid = torch.stack([across[:, None, :].expand(shape), down[:, :, None].expand(shape)], dim=3)
-        depth = _sampled(page, grid) * (zoom / (p["softness"] * fine))[:, None, None]
-        ink = ((0.5 + depth).clamp(0, 1) * 255).round()
+        grid = torch.stack([across[:, None, :].expand(shape), down[:, :, None].expand(shape)], dim=1)
+        ink = _ink(_sampled(page, grid), zoom / (p["softness"] * fine))
         if fine > 1:
             ink = (ink.reshape(-1, height // fine, fine, width // fine, fine).sum((2, 4)) / fine**2).round()
         return ink.to(torch.uint8)
 
 
 def _sampled(field: Tensor, grid: Tensor) -> Tensor:
-    """Read fields (n, s, s) at points (n, h, w, 2) of -1..1, x first: (n, h, w)."""
-    return grid_sample(field[:, None], grid, padding_mode="border", align_corners=False)[:, 0]
+    """Read fields (n, s, s) at points (n, 2, h, w) of -1..1, x first: (n, h, w)."""
+    return grid_sample(field[:, None], grid.permute(0, 2, 3, 1), padding_mode="border", align_corners=False)[:, 0]
 
 
 def _centres(n: int, device: torch.device) -> Tensor:
@@ -158,17 +162,18 @@ def _line(centre: Tensor, pixels: int, zoom: Tensor) -> Tensor:
 
 def _page(p: Params, fields: Tensor, side: int) -> Tensor:
     """The glyphs turned, slanted and bent: distances on a page (n, side, side) of half-side _PAGE."""
-    grid = _bent_grid(p, side + 2) * (_PAGE / REACH * (side + 2) / side)
-    depth = _sampled(fields, grid)
+    depth = _sampled(fields, _bent_grid(p, side + 2, _PAGE / REACH * (side + 2) / side))
     # A distance over its slope on the page is a distance there, to first order: so a pen keeps its width where
     # the glyph is stretched. The slope falls to 0 in the middle of a stroke.
-    dx = (depth[:, 1:-1, 2:] - depth[:, 1:-1, :-2]) * (side / (4 * _PAGE))
-    dy = (depth[:, 2:, 1:-1] - depth[:, :-2, 1:-1]) * (side / (4 * _PAGE))
-    return depth[:, 1:-1, 1:-1] / (dx * dx + dy * dy).sqrt().clamp(0.5, 2)
+    step = 4 * _PAGE / side
+    dx = depth[:, 1:-1, 2:] - depth[:, 1:-1, :-2]
+    dy = depth[:, 2:, 1:-1] - depth[:, :-2, 1:-1]
+    slope = dx.mul_(dx).addcmul_(dy, dy).sqrt_().clamp_(0.5 * step, 2 * step)
+    return torch.div(depth[:, 1:-1, 1:-1], slope, out=dy).mul_(step)
 
 
-def _bent_grid(p: Params, side: int) -> Tensor:
-    """Where each point of a page lies on the unbent one: (n, side, side, 2), in -1..1 of it."""
+def _bent_grid(p: Params, side: int, unit: float = 1.0) -> Tensor:
+    """Where each point of a page lies on the unbent one: (n, 2, side, side), in -1..1 of it, times ``unit``."""
     # The tangent of the half angle, to third order, gives a true rotation from + - * / alone. A library's sine may
     # differ in its last bit between the body and the tail of a vectorised loop, so between rows of a batch.
     half = p["rotation"] / 2 * (1 + p["rotation"] * p["rotation"] / 12)
@@ -180,16 +185,19 @@ def _bent_grid(p: Params, side: int) -> Tensor:
     # Control points at -1, 0, 1: moved by a linear map, they move the whole page by it.
     ends = torch.tensor([-1.0, 0.0, 1.0], device=half.device)
     control = p["warp"].reshape(-1, 2, 3, 3) + (x * ends)[:, :, None, :] + (y * ends)[:, :, :, None]
-    t = (_centres(side, half.device) + 1) / 2
-    bernstein = (1 - t) * (1 - t), 2 * t * (1 - t), t * t
-    across = _weighted([control[:, :, :, i, None] for i in range(3)], bernstein)  # (n, 2, 3, side)
-    page = _weighted([across[:, :, j, None, :] for j in range(3)], [b[:, None] for b in bernstein])
-    return page.permute(0, 2, 3, 1)
+    t = _centres(side, half.device)
+    across = _parabola(*(control * unit)[..., None, :].unbind(-1), t)  # (n, 2, 3, side)
+    return _parabola(*across[:, :, :, None].unbind(2), t[:, None])
 
 
-def _weighted(parts: Sequence[Tensor], weights: Sequence[Tensor]) -> Tensor:
-    """A weighted sum of three parts in a fixed order, which a matrix product does not promise."""
-    return parts[0] * weights[0] + parts[1] * weights[1] + parts[2] * weights[2]
+def _parabola(a: Tensor, b: Tensor, c: Tensor, t: Tensor) -> Tensor:
+    """The Bezier curve of control points a, b, c at t in -1..1, by powers of t: element by element, in few passes."""
+    return torch.addcmul((a + 2 * b + c) / 4, torch.addcmul((c - a) / 2, (a - 2 * b + c) / 4, t), t)
+
+
+def _ink(depth: Tensor, sharpness: Tensor) -> Tensor:
+    """Brightness (n, h, w), whole numbers of 0..255, by distances and how fast it changes with them (n,)."""
+    return (depth * (255 * sharpness)[:, None, None]).add_(127.5).clamp_(0, 255).round_()
 
 
 def _extent(depth: Tensor, pen: Tensor) -> tuple[Tensor, Tensor]:
