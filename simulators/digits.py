@@ -90,10 +90,10 @@ class Digits:
         out = torch.empty((len(label), *self.size), dtype=torch.uint8, device=label.device)
         rows = max(1, _BLOCK * 28**2 // max(28**2, math.prod(self.size)))
 
-        @torch.no_grad()
         def draw(start: int) -> None:
             block = slice(start, start + rows)
-            out[block] = self._draw({name: x[block] for name, x in p.items()})
+            with torch.no_grad():
+                out[block] = self._draw({name: x[block] for name, x in p.items()})
 
         self._atlas(label.device)  # once, before the threads ask for it
         spread(draw, range(0, len(label), rows), label.device)
@@ -186,12 +186,13 @@ def _bent_grid(p: Params, side: int, unit: float = 1.0) -> Tensor:
     ends = torch.tensor([-1.0, 0.0, 1.0], device=half.device)
     control = p["warp"].reshape(-1, 2, 3, 3) + (x * ends)[:, :, None, :] + (y * ends)[:, :, :, None]
     t = _centres(side, half.device)
-    across = _parabola(*(control * unit)[..., None, :].unbind(-1), t)  # (n, 2, 3, side)
-    return _parabola(*across[:, :, :, None].unbind(2), t[:, None])
+    across = _parabola((control * unit)[..., None, :].unbind(-1), t)  # (n, 2, 3, side)
+    return _parabola(across[:, :, :, None].unbind(2), t[:, None])
 
 
-def _parabola(a: Tensor, b: Tensor, c: Tensor, t: Tensor) -> Tensor:
-    """The Bezier curve of control points a, b, c at t in -1..1, by powers of t: element by element, in few passes."""
+def _parabola(control: Sequence[Tensor], t: Tensor) -> Tensor:
+    """The Bezier curve of three control points at t in -1..1, by powers of t: element by element, in few passes."""
+    a, b, c = control
     return torch.addcmul((a + 2 * b + c) / 4, torch.addcmul((c - a) / 2, (a - 2 * b + c) / 4, t), t)
 
 
