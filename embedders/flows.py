@@ -101,7 +101,7 @@ class FlowEmbedding:
         one_hots = [
             self.protocol * _one_hot(_looked_up(x["protocol"], _protocols(rows.device)), 4),
             self.outcome * _one_hot(x["outcome"], len(OUTCOMES)),
-            self.service * _one_hot(_service(x["protocol"], x["server_port"]), len(SERVICES) + len(_CLASSES)),
+            self.service * _one_hot(service_of(x["protocol"], x["server_port"]), len(SERVICES) + len(_CLASSES)),
             self.role * _one_hot(x["client_role"], len(ROLES)),
             self.role * _one_hot(x["server_role"], len(ROLES)),
             self.version * _one_hot(x["ip_version"] == 6, 2),
@@ -117,8 +117,8 @@ def _looked_up(index: Tensor, table: Tensor) -> Tensor:
     return table[index.long().clamp(0, len(table) - 1)]
 
 
-def _service(protocol: Tensor, port: Tensor) -> Tensor:
-    """Index (n,) of the service or, behind them, of the class of ports; "none" where the protocol has no ports."""
+def service_of(protocol: Tensor, port: Tensor) -> Tensor:
+    """Index (n,) into SERVICES or, behind them, of the class of ports; "none" where the protocol has no ports."""
     known = _looked_up(port, _services(port.device))
     return torch.where((protocol == TCP) | (protocol == UDP), known, len(SERVICES) + _CLASSES.index("none"))
 

@@ -21,11 +21,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from simpe import selection
+from simpe import marginals, selection
 from simpe.errors import InputError
 from simpe.fingerprint import describe
 from simpe.population import Population, concatenate, public_generator
-from simpe.private import PrivateData
+from simpe.private import PrivateData, Rows, nearest
 from simpe.protocols import Embedder, Simulator
 from simpe.release import Release, certificate
 from simpe.rendering import render, render_and_embed
@@ -37,6 +37,8 @@ Progress = Callable[[str, int, int], None]
 """Called with what is being done, how much of it is done, and how much there is (0: a remark)."""
 FEW = 100  # units, below which no useful result can be expected
 MOST_COUNTED = 1_000_000  # samples, where their number is not given
+MOST_SUPPORT = 12_000  # candidates that marginals weigh
+REFITS, REFIT_CHILDREN = 3, 5
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,11 @@ class Setup:
 
 @dataclass(frozen=True)
 class State:
-    """Between steps: the candidates to be voted on next, and what is known of the classes."""
+    """Between steps: the candidates to be voted on next, and what is known of the classes.
+
+    ``places`` and ``outputs`` are survivors and samples of each class; where classes share their candidates, there is
+    one number of places.
+    """
 
     step: int
     candidates: Population
@@ -91,7 +97,9 @@ def init(setup: Setup, private: PrivateData) -> State:
         setup.progress(said, 0, 0)
     samples = setup.samples or min(max(1, round(total) * private.k), MOST_COUNTED)
     outputs = selection.apportion(torch.from_numpy(counts), samples).tolist()
-    room = places(counts.tolist(), setup.schedule.vote_noise[0], outputs, setup.strategy)
+    shared = setup.strategy.marginals > 0
+    rivals = ([total], [sum(outputs)]) if shared else (counts.tolist(), outputs)
+    room = places(rivals[0], setup.schedule.vote_noise[0], rivals[1], setup.strategy)
     labels = torch.repeat_interleave(
         torch.arange(len(room)), torch.tensor([n * setup.strategy.start for n in room], dtype=torch.int64)
     )
@@ -115,6 +123,7 @@ def step(setup: Setup, private: PrivateData, state: State) -> tuple[State, Info]
         digest=candidates.digest(),
         neighbours=strategy.neighbours,
         metric=strategy.metric,
+        shared=strategy.marginals > 0,
         progress=lambda done, total: setup.progress(f"step {t + 1}: voting", done, total),
     )
     counts = torch.from_numpy(votes / scale).to(setup.device)
@@ -133,12 +142,14 @@ def step(setup: Setup, private: PrivateData, state: State) -> tuple[State, Info]
 
 
 def run(setup: Setup, private: PrivateData) -> tuple[Population, list[Info]]:
-    """All steps, and the survivors spread to the samples asked for: the population to release."""
+    """All steps, and the survivors spread to the samples asked for: the population to release, and its history."""
     state = init(setup, private)
     infos = []
     for _ in range(setup.schedule.steps):
         state, info = step(setup, private, state)
         infos.append(info)
+    if setup.strategy.marginals:
+        return _weigh(setup, private, state, infos[-1]), infos
     return _spread(setup, state, infos[-1]), infos
 
 
@@ -186,20 +197,28 @@ def evolve(
         "steps": steps,
         "strategy": asdict(strategy),
     }
+    if strategy.marginals:
+        own = marginals.of(simulator)
+        public["marginals"] = [list(names) for names in marginals.query(own, 1, len(private.classes)).sets]
     digest = hashlib.sha256(json.dumps(public, sort_keys=True).encode()).hexdigest()
 
     def plan() -> dict[str, Any]:
-        noise = schedule(private.budget, steps, one_bin=one_bin, spent=private.ledger.committed())
-        votes = {f"{STAGE}/{t}/votes": private.charge(z, one_bin) for t, z in enumerate(noise.vote_noise)}
-        return {f"{STAGE}/counts": private.charge(noise.count_noise), **votes}
+        spent = private.ledger.committed()
+        noise = schedule(private.budget, steps, one_bin=one_bin, marginals=strategy.marginals, spent=spent)
+        charges = {f"{STAGE}/counts": private.charge(noise.count_noise)}
+        charges |= {f"{STAGE}/{t}/votes": private.charge(z, one_bin) for t, z in enumerate(noise.vote_noise)}
+        if noise.marginal_noise is not None:
+            charges[f"{STAGE}/marginals"] = private.charge(noise.marginal_noise, one_bin=False)
+        return charges
 
     budget = {"epsilon": private.budget.epsilon, "delta": private.budget.delta}
     planned = private.begin(run_id or secrets.token_hex(8), {"budget": budget, "config": digest}, plan)
+    bought = planned.pop(f"{STAGE}/marginals", None)
     noise = [charge.noise_multiplier for charge in planned.values()]
     setup = Setup(
         simulator=simulator,
         embedder=embedder,
-        schedule=Schedule(noise[0], tuple(noise[1:])),
+        schedule=Schedule(noise[0], tuple(noise[1:]), bought and bought.noise_multiplier),
         strategy=strategy,
         classes=private.classes,
         samples=samples,
@@ -265,6 +284,9 @@ def preflight(simulator: Simulator, embedder: Embedder, shape: tuple[int, ...], 
         theirs = embedder(samples).float()
         what = "embed (a sample of the private set's shape and dtype)"
         ours = embedder(torch.zeros((2, *shape), dtype=dtype)).float()
+        what = "marginals"
+        marginals.of(simulator).check(samples)
+        marginals.of(simulator).check(torch.zeros((2, *shape), dtype=dtype))
     except Exception as error:
         said = (str(error).splitlines() or [""])[0]
         raise InputError(f"{what} failed: {type(error).__name__}: {said}; see simpe check") from error
@@ -348,9 +370,80 @@ def _spread(setup: Setup, state: State, last: Info) -> Population:
     index = torch.cat(chosen)
     order = torch.randperm(len(index), generator=generator).to(index.device)
     parents = survivors.take(index[order])
-    own = setup.strategy.release_strength
-    strength = setup.strategy.strength_at(setup.schedule.steps - 1) if own is None else own
+    strength = setup.strategy.spread_strength(setup.schedule.steps)
     return parents.with_params(_variation(setup.simulator, parents.params, strength, generator))
+
+
+def _weigh(setup: Setup, private: PrivateData, state: State, last: Info) -> Population:
+    """Buy the marginals, weigh the survivors and their variations by them, and draw the outputs of each class.
+
+    The weights are fitted several times, each time to the heaviest candidates of the time before and closer variations
+    of them: evolution again, with the noisy counts in place of votes, which costs nothing.
+
+    **Guarantee.** One release of :meth:`PrivateData.noisy_sum`: a row is in one bin of each of m sets, so its vector
+    of counts has length sqrt(m) and enters scaled to length 1; the rest is post-processing.
+    """
+    own, strategy = marginals.of(setup.simulator), setup.strategy
+    generator = public_generator(setup.seed, STAGE, setup.schedule.steps, "release")
+    survivors = last.candidates.take(last.survivors)
+    asked = marginals.query(own, len(survivors), len(setup.classes))
+    places = render_and_embed(setup.simulator, setup.embedder, survivors)
+
+    def columns(samples: Tensor, embedded: Tensor) -> dict[str, Tensor]:
+        place = nearest(embedded, torch.zeros_like(embedded[:, 0]).long(), places, survivors.labels)[:, 0]
+        cells = own.cells(samples).to(place.device)
+        found = {name: cells[:, i].clamp(max=size - 1) for i, (name, size) in enumerate(own.sizes.items())}
+        return {**found, marginals.PLACE: place}
+
+    def query(rows: Rows) -> Tensor:
+        embedded = rows.embed(setup.embedder, places.device)
+        if len(embedded) == 0:
+            return torch.empty((0, len(asked.sets)), dtype=torch.int64)
+        return asked.of({**columns(rows.samples.to(places.device), embedded), marginals.LABEL: rows.labels})
+
+    assert setup.schedule.marginal_noise is not None
+    charge = private.charge(setup.schedule.marginal_noise, one_bin=False)
+    noisy = private.noisy_sum(
+        query,
+        asked.bins,
+        setup.schedule.marginal_noise,
+        address=f"{STAGE}/marginals",
+        digest=f"{survivors.digest()} {asked}",
+        one_bin=False,
+    )
+    row = charge.sensitivity / len(asked.sets) ** 0.5  # what a row adds to each of its bins
+    counts = torch.from_numpy(noisy / row).to(places.device)
+
+    outputs = torch.tensor(state.outputs, device=places.device)
+    votes = selection.threshold(last.counts, strategy.threshold * last.noise)
+    votes = votes.clamp(min=1e-3 * float(votes.max().clamp(min=1)))
+    support, base = survivors, votes[:, None] * outputs.clamp(min=1)
+    for turn in range(REFITS):
+        children = min(strategy.support, MOST_SUPPORT // len(support)) if turn == 0 else REFIT_CHILDREN
+        many = torch.arange(len(support), device=places.device).repeat_interleave(children)
+        varied = support.take(many)
+        strength = strategy.spread_strength(setup.schedule.steps) * 0.5**turn
+        varied = varied.with_params(_variation(setup.simulator, varied.params, strength, generator))
+        support = concatenate([support, varied])
+        base = torch.cat([base, base[many]])
+        samples = render(setup.simulator, support)
+        weights = marginals.fit(
+            counts,
+            charge.sigma / row,
+            asked,
+            columns(samples, setup.embedder(samples).float()),
+            base,
+            lambda done, total, turn=turn: setup.progress("weighing", turn * total + done, REFITS * total),  # type: ignore[misc]
+        )
+        if turn + 1 < REFITS:
+            heaviest = selection.top(weights.sum(1), MOST_SUPPORT // (REFIT_CHILDREN + 1))
+            base = (base / base.sum() + weights)[heaviest]
+            support = support.take(heaviest)
+    chosen = [selection.systematic(weights[:, label], n, generator) for label, n in enumerate(state.outputs)]
+    labels = torch.arange(len(chosen), device=places.device).repeat_interleave(outputs)
+    order = torch.randperm(len(labels), generator=generator).to(places.device)
+    released = replace(support.take(torch.cat(chosen)[order]), labels=labels[order])
+    return released.with_params(_variation(setup.simulator, released.params, 0.0, generator))
 
 
 def _lineage(setup: Setup, infos: list[Info], slots: int = 16) -> list[Tensor]:

@@ -304,13 +304,14 @@ class PrivateData:
         digest: str = "",
         neighbours: int = 1,
         metric: Metric = "l2",
+        shared: bool = False,
         progress: Progress | None = None,
     ) -> NDArray[np.int64]:
         """Noisy votes: each row votes for the nearest candidates of its own class in the embedding.
 
         ``candidates`` gives the embedded candidates, float32 (m, d), and is not called for a replay; ``labels`` int64
-        (m,) are their classes (zeros, and no labels at the door, where candidates are shared by all rows). Each row
-        names its ``neighbours`` nearest. Rows that the embedder maps to NaN vote for nobody. Returns int64 (m,) in
+        (m,) are their classes; where candidates are ``shared``, zeros, and rows vote whatever their class. Each row names
+        its ``neighbours`` nearest. Rows that the embedder maps to NaN vote for nobody. Returns int64 (m,) in
         units of 1 / S.
         """
 
@@ -319,15 +320,34 @@ class PrivateData:
             embedded = rows.embed(embedder, them.device)
             if len(embedded) == 0:
                 return torch.empty((0, neighbours), dtype=torch.int64)
-            finite = embedded.isfinite().all(dim=1)
-            row_labels = torch.where(finite, rows.labels.to(them.device), -1)
-            return nearest_within_labels(
-                embedded.where(finite[:, None], 0.0), row_labels, them, labels, neighbours, metric, progress
-            )
+            own = rows.labels.to(them.device)
+            return nearest(embedded, own.clamp(max=0) if shared else own, them, labels, neighbours, metric, progress)
 
         return self.noisy_sum(
             query, len(labels), noise_multiplier, address=address, digest=digest, one_bin=neighbours == 1
         )
+
+
+def nearest(
+    embedded: Tensor,
+    row_labels: Tensor,
+    candidates: Tensor,
+    labels: Tensor,
+    neighbours: int = 1,
+    metric: Metric = "l2",
+    progress: Progress | None = None,
+) -> Tensor:
+    """The nearest candidates of each embedded row, int64 (n, neighbours); -1 for a row without an embedding or class."""
+    finite = embedded.isfinite().all(dim=1)
+    return nearest_within_labels(
+        embedded.where(finite[:, None], 0.0),
+        torch.where(finite, row_labels, -1),
+        candidates,
+        labels,
+        neighbours,
+        metric,
+        progress,
+    )
 
 
 def unit_vectors(

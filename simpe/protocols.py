@@ -27,6 +27,7 @@ class Simulator(Protocol):
     - ``classes``: names of the classes it can draw, in label order; the default of ``--classes``.
     - ``embedder``: an Embedder that suits its samples; the default of a run.
     - ``strategy``: a Strategy that suits its space; the default of a run.
+    - ``marginals``: a Marginals, public cells of its samples that a run with ``Strategy(marginals=...)`` counts.
     - ``random(n, generator) -> Params`` and ``variation(p, strength, generator) -> Params``: in place of the
       space's own.
     - ``public_inputs() -> dict``: what a certificate should list (files and their hashes, settings).

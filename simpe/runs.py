@@ -47,7 +47,8 @@ def start(config: RunConfig, *, progress: Progress | None = None, noise: TestNoi
     # A shared ledger can refuse before there is a folder; an own one has room for any schedule that exists.
     private = None if config.ledger is None else _door(config, rows, Ledger(config.ledger), noise)
     one_bin = rows.units is None and strategy.neighbours == 1
-    schedule(_budget(config), config.steps, one_bin=one_bin, spent=private.ledger.committed() if private else ())
+    spent = private.ledger.committed() if private else ()
+    schedule(_budget(config), config.steps, one_bin=one_bin, marginals=strategy.marginals, spent=spent)
     store.create_run(config.out, config.to_toml(), config.ledger)
     with store.exclusively(config.out):
         return _carry_on(config, _door(config, rows, store.open_ledger(config.out), noise), parts, device, progress)

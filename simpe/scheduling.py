@@ -19,6 +19,7 @@ Metric = Literal["l2", "cosine"]
 MAX_STEPS = 1000
 MAX_NOISE_MULTIPLIER = 20_000.0
 COUNT_SHARE = 0.05
+MOST_MARGINALS = 0.9  # of the precision: something must be left to vote with
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,9 @@ class Strategy:
     - ``threshold``: in noise standard deviations, taken off the counts before they share out places or samples.
     - ``lookahead``: variations whose mean embedding stands for a candidate; 0 embeds the candidate itself.
     - ``neighbours``: candidates that each row votes for. ``metric``: l2 or cosine.
+    - ``marginals``: share of the precision that buys marginals (see :mod:`simpe.marginals`); 0 buys none. With it all
+      classes share their candidates, and the samples are drawn from the survivors and their variations (``support`` of
+      each at first), by weights fitted to the marginals.
     """
 
     elitist: bool = True
@@ -50,9 +54,11 @@ class Strategy:
     lookahead: int = 0
     neighbours: int = 1
     metric: Metric = "l2"
+    marginals: float = 0.0
+    support: int = 30
 
     def __post_init__(self) -> None:
-        for name, least in (("start", 1), ("children", 0), ("lookahead", 0), ("neighbours", 1), ("places", 1)):
+        for name, least in (("start", 1), ("children", 0), ("lookahead", 0), ("neighbours", 1), ("places", 1), ("support", 0)):
             value = getattr(self, name)
             if value is not None and not least <= value <= 1_000_000:
                 raise ValueError(f"{name} must lie between {least} and 1000000, got {value}")
@@ -60,6 +66,8 @@ class Strategy:
             value = getattr(self, name)
             if value is not None and not 0 <= value <= 1_000_000:
                 raise ValueError(f"{name} must lie between 0 and 1000000, got {value}")
+        if not 0 <= self.marginals <= MOST_MARGINALS:
+            raise ValueError(f"marginals must lie between 0 and {MOST_MARGINALS}, got {self.marginals}")
         if self.clear == self.votes == 0:
             raise ValueError("clear and votes cannot both be 0")
         if self.metric not in get_args(Metric):
@@ -69,13 +77,18 @@ class Strategy:
         """Strength of the variation after a step, counted from 0."""
         return self.strength * self.decay**step
 
+    def spread_strength(self, steps: int) -> float:
+        """Strength of the variation that spreads the survivors of the last step."""
+        return self.strength_at(steps - 1) if self.release_strength is None else self.release_strength
+
 
 @dataclass(frozen=True)
 class Schedule:
-    """Noise multipliers of a run: of the class counts, and of the votes of each step."""
+    """Noise multipliers of a run: of the class counts, of the votes of each step, and of the marginals, if bought."""
 
     count_noise: float
     vote_noise: tuple[float, ...]
+    marginal_noise: float | None = None
 
     @property
     def steps(self) -> int:
@@ -84,12 +97,17 @@ class Schedule:
 
 
 def schedule(
-    budget: Budget, steps: int | None = None, *, one_bin: bool = True, spent: Iterable[Charge] = ()
+    budget: Budget,
+    steps: int | None = None,
+    *,
+    one_bin: bool = True,
+    marginals: float = 0.0,
+    spent: Iterable[Charge] = (),
 ) -> Schedule:
-    """Split a budget over the class counts (5 % of the precision) and equal steps.
+    """Split a budget over the class counts (5 % of the precision), the marginals (their share) and equal steps.
 
     Without ``steps`` there are four, or as many fewer as the budget can bear (at least one). ``one_bin`` says that a
-    unit is one row with one vote; ``spent`` is what the ledger already holds.
+    unit is one row with one vote (which marginals undo: a row is in several); ``spent`` is what the ledger already holds.
 
     Raises InputError for more steps than MAX_STEPS, for steps given that need more noise than
     MAX_NOISE_MULTIPLIER, and for a budget of which nothing is left.
@@ -98,9 +116,10 @@ def schedule(
         raise InputError(f"--steps must lie between 1 and {MAX_STEPS}, got {steps}")
     spent = tuple(spent)
     for count in (4, 3, 2, 1) if steps is None else (steps,):
-        each = (1 - COUNT_SHARE) / count
+        each = (1 - COUNT_SHARE - marginals) / count
+        shares = [COUNT_SHARE] + [each] * count + [marginals] * (marginals > 0)
         try:
-            noise = calibrate(budget, [COUNT_SHARE] + [each] * count, one_bin=one_bin, spent=spent)
+            noise = calibrate(budget, shares, one_bin=one_bin and not marginals, spent=spent)
         except ValueError:
             raise InputError(
                 f"the ledger has already spent epsilon {budget.epsilon:g} at delta {budget.delta:g}; --epsilon is the "
@@ -117,7 +136,7 @@ def schedule(
     if max(noise) > MAX_SIGMA:
         raise InputError(f"--epsilon {budget.epsilon:g} leaves nothing but noise; use more")
     noise = [max(z, FINEST) for z in noise]  # the sampler takes nothing finer; more noise than needed is no harm
-    return Schedule(noise[0], tuple(noise[1:]))
+    return Schedule(noise[0], tuple(noise[1 : count + 1]), noise[-1] if marginals else None)
 
 
 def places(counts: list[float], noise: float, samples: list[int], strategy: Strategy) -> list[int]:

@@ -18,10 +18,13 @@ from simpe.config import read_config
 from simpe.data import DataSet
 from simpe.embedders.flows import ROW, FlowEmbedding
 from simpe.errors import InputError
+from simpe.marginals import Marginals
 from simpe.plugins import make
 from simpe.population import public_generator
 from simpe.release import Release, named_labels
+from simpe.scheduling import Strategy
 from simpe.simulators.network import evaluation, inputs, plots, tables, writer
+from simpe.simulators.network.cells import marginals
 from simpe.simulators.network.profiles import NAMES
 from simpe.simulators.network.schema import COLUMNS, OUTCOMES, Flows
 from simpe.simulators.network.simulator import Traffic, rows_of
@@ -33,6 +36,7 @@ INSIDE = ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7")
 """Prefixes that count as internal where none is declared (RFC 1918, RFC 4193)."""
 WIDE = {4: "10.0.0.0/8", 6: "fd00::/64"}
 """Prefixes that have addresses for synthetic hosts where the declared ones are too narrow, by version."""
+_APART = 0.01  # of the window
 _NEEDS = ("pyarrow", "matplotlib")
 
 
@@ -69,9 +73,22 @@ class Traces(Traffic):
         """The embedder of flow rows; it leaves the time of arrival out where no window is declared."""
         return FlowEmbedding() if self.timed else FlowEmbedding(time=0)
 
+    @property
+    def marginals(self) -> Marginals:
+        """What a run counts of flows besides its votes."""
+        return marginals(self.timed)
+
+    @property
+    def strategy(self) -> Strategy:
+        """Candidates that all classes share, weighed by marginals; chosen on the development part of a benchmark."""
+        return Strategy(start=40, children=5, clear=1.5, decay=0.5, marginals=0.7, release_strength=0.3)
+
     def variation(self, p: Params, strength: float, generator: torch.Generator) -> Params:
-        """As of :class:`Traffic`; without a declared window, arrivals are drawn anew."""
+        """As of :class:`Traffic`; without a declared window, arrivals are drawn anew, and within one they move."""
         moved = super().variation(p, strength, generator)
+        if self.timed and strength < _APART:  # flows of equal parameters come at different times
+            apart = _APART * torch.randn(len(p["start"]), generator=generator, dtype=torch.float64)
+            moved["start"] = (p["start"] + apart.to(p["start"])).clamp(0, 1)
         if not self.timed:
             start = torch.rand(len(p["start"]), generator=generator, dtype=torch.float64)
             moved["start"] = start.to(p["start"])
