@@ -188,7 +188,7 @@ def evolve(
     assert private.classes is not None
     preflight(simulator, embedder, private.sample_shape, private.sample_dtype)
     one_bin = private.one_bin and strategy.neighbours == 1
-    public = {
+    public: dict[str, Any] = {
         "simulator": describe(simulator),
         "embedder": describe(embedder),
         "classes": list(private.classes),
@@ -218,7 +218,7 @@ def evolve(
     setup = Setup(
         simulator=simulator,
         embedder=embedder,
-        schedule=Schedule(noise[0], tuple(noise[1:]), bought and bought.noise_multiplier),
+        schedule=Schedule(noise[0], tuple(noise[1:]), None if bought is None else bought.noise_multiplier),
         strategy=strategy,
         classes=private.classes,
         samples=samples,

@@ -35,7 +35,7 @@ class Marginals:
 
     ``cells`` maps samples (n, ...) to int64 (n, columns), row by row, each entry below the column's size; it is fixed
     and public, and what is counted of a row depends on that row alone. ``sizes``: name -> cells, in the order of the
-    columns. ``sets``: names of columns, also LABEL; a set with LABEL is left out of a run that has no classes.
+    columns. ``sets``: names of columns, also LABEL, which falls away in a run that has no classes.
     The set (PLACE, LABEL) is always counted, and so is the set of no columns: how many rows there are.
 
     Raises ValueError for sets that name no column, or one twice.
@@ -101,10 +101,10 @@ def of(simulator: Simulator) -> Marginals:
 
 def query(marginals: Marginals, places: int, classes: int) -> Query:
     """What a run with so many places and classes counts."""
-    sets = ((), (PLACE, LABEL), *marginals.sets)
+    sets: list[tuple[str, ...]] = [(), (PLACE, LABEL), *marginals.sets]
     if classes == 1:
-        sets = ((), (PLACE,), *(names for names in marginals.sets if LABEL not in names))
-    return Query({**marginals.sizes, LABEL: classes, PLACE: places}, sets)
+        sets = [tuple(name for name in names if name != LABEL) for names in sets]
+    return Query({**marginals.sizes, LABEL: classes, PLACE: places}, tuple(dict.fromkeys(sets)))
 
 
 def fit(
@@ -126,7 +126,7 @@ def fit(
     classes = asked.sizes[LABEL]
     log_base = (base / base.sum()).log().float()
     parts = []
-    for names, part in zip(asked.sets[1:], counts[1:].float().split(asked.lengths[1:]), strict=True):
+    for names, part in zip(asked.sets[1:], torch.split(counts[1:].float(), asked.lengths[1:]), strict=True):
         index = torch.zeros(len(base), dtype=torch.int64, device=base.device)
         for name in names:
             index = index if name == LABEL else index * asked.sizes[name] + support[name]
@@ -153,4 +153,3 @@ def fit(
     with torch.no_grad():
         weights = (log_base + tilt).flatten().double().softmax(0).view_as(base)
     return weights
-

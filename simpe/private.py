@@ -310,8 +310,8 @@ class PrivateData:
         """Noisy votes: each row votes for the nearest candidates of its own class in the embedding.
 
         ``candidates`` gives the embedded candidates, float32 (m, d), and is not called for a replay; ``labels`` int64
-        (m,) are their classes; where candidates are ``shared``, zeros, and rows vote whatever their class. Each row names
-        its ``neighbours`` nearest. Rows that the embedder maps to NaN vote for nobody. Returns int64 (m,) in
+        (m,) are their classes; where candidates are ``shared``, zeros, and rows vote whatever their class. Each row
+        names its ``neighbours`` nearest. Rows that the embedder maps to NaN vote for nobody. Returns int64 (m,) in
         units of 1 / S.
         """
 
@@ -337,7 +337,7 @@ def nearest(
     metric: Metric = "l2",
     progress: Progress | None = None,
 ) -> Tensor:
-    """The nearest candidates of each embedded row, int64 (n, neighbours); -1 for a row without an embedding or class."""
+    """The nearest candidates of each embedded row, int64 (n, neighbours); -1 where it has no embedding or no class."""
     finite = embedded.isfinite().all(dim=1)
     return nearest_within_labels(
         embedded.where(finite[:, None], 0.0),

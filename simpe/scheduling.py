@@ -58,7 +58,14 @@ class Strategy:
     support: int = 30
 
     def __post_init__(self) -> None:
-        for name, least in (("start", 1), ("children", 0), ("lookahead", 0), ("neighbours", 1), ("places", 1), ("support", 0)):
+        for name, least in (
+            ("start", 1),
+            ("children", 0),
+            ("lookahead", 0),
+            ("neighbours", 1),
+            ("places", 1),
+            ("support", 0),
+        ):
             value = getattr(self, name)
             if value is not None and not least <= value <= 1_000_000:
                 raise ValueError(f"{name} must lie between {least} and 1000000, got {value}")
@@ -107,7 +114,8 @@ def schedule(
     """Split a budget over the class counts (5 % of the precision), the marginals (their share) and equal steps.
 
     Without ``steps`` there are four, or as many fewer as the budget can bear (at least one). ``one_bin`` says that a
-    unit is one row with one vote (which marginals undo: a row is in several); ``spent`` is what the ledger already holds.
+    unit is one row with one vote (which marginals undo: a row is in several); ``spent`` is what the ledger already
+    holds.
 
     Raises InputError for more steps than MAX_STEPS, for steps given that need more noise than
     MAX_NOISE_MULTIPLIER, and for a budget of which nothing is left.

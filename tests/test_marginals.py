@@ -39,7 +39,10 @@ def rows(n=600, seed=0):
     return Oscillator().render(p).numpy(), np.where(fast, "fast", "slow")
 
 
-def door(budget=Budget(50.0), noise=no_noise, **more):
+AMPLE = Budget(50.0)
+
+
+def door(budget=AMPLE, noise=no_noise, **more):
     series, labels = rows()
     return PrivateData(series, labels, classes=CLASSES, budget=budget, noise=noise, **more)
 

@@ -42,10 +42,11 @@ def cells(rows: Tensor) -> Tensor:
 
 
 def marginals(timed: bool) -> Marginals:
-    """What a run counts of flows: kind and amounts within each class, amounts, outcome and version of each kind, amounts.
+    """What a run counts of flows: what is typical of each class and of each kind of flow, and each amount alone.
 
     ``timed``: a window is declared, so arrivals are counted as well.
     """
-    sets = [(name, LABEL) for name in ("kind", *_NUMBERS)] + [("kind", name) for name in (*_NUMBERS, "outcome")]
+    of_class = [("kind", LABEL), ("bytes_out", "bytes_in", LABEL), ("duration", "packets_out", LABEL)]
+    of_kind = [("kind", name) for name in (*_NUMBERS, "outcome", "ip_version")]
     alone = [(name,) for name in (*_NUMBERS, *(["start"] if timed else []))]
-    return Marginals(cells, SIZES, (*sets, ("kind", "ip_version"), *alone))
+    return Marginals(cells, SIZES, (*of_class, *of_kind, *alone))

@@ -22,6 +22,7 @@ from simpe.data import DataSet
 from simpe.embedders.flows import ROW, FlowEmbedding
 from simpe.embedders.sessions import MOST_FLOWS, SESSION, SessionEmbedding
 from simpe.errors import InputError
+from simpe.marginals import Marginals
 from simpe.scheduling import Strategy
 from simpe.simulators.network import inputs
 from simpe.simulators.network.addresses import BENCHMARK, DOCUMENTATION, GROUPS, hosts, packed, plus
@@ -99,6 +100,11 @@ class Sessions(Traces):
     def strategy(self) -> Strategy:
         """Fewer places than by default, and only what stands well clear of the noise: a host in vain is many flows."""
         return Strategy(clear=6, threshold=2, children=10, strength=0.4, decay=0.7, release_strength=0.1)
+
+    @property
+    def marginals(self) -> Marginals:
+        """None of its own: few hosts have little to share out."""
+        return Marginals()
 
     @cached_property
     def traffic(self) -> Traffic:
