@@ -11,6 +11,7 @@ import simpe
 from simpe.errors import InputError
 from simpe.protocols import Simulator
 from simpe.simulators.faces import scene as module
+from simpe.simulators.faces import simulator
 from simpe.simulators.faces.head import head
 from simpe.simulators.faces.model import COLOURS
 from simpe.simulators.faces.scene import scene
@@ -60,6 +61,19 @@ def test_rows_do_not_depend_on_the_batch(size):
 def test_the_check_of_rows_can_fail():
     faces = Faces()
     assert not is_row_wise(lambda p: faces.render(p | {"yaw": p["yaw"] - p["yaw"].mean()}), draws(30))
+
+
+def test_rows_do_not_depend_on_the_threads(monkeypatch):
+    faces, p, before = Faces(), draws(40), torch.get_num_threads()
+    whole = faces.render(p)
+    monkeypatch.setattr(simulator, "_BLOCK", 2)
+    try:
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            assert torch.equal(faces.render(p), whole)
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_shape_and_determinism():

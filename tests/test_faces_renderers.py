@@ -28,7 +28,7 @@ def soup(seed, n=2, triangles=60):
 
     middle, size = uniform(n, triangles, 1, 2) * 3 - 1.5, uniform(n, triangles, 1, 1) ** 2
     corners = (middle + size * (uniform(n, triangles, 3, 2) * 2 - 1)).reshape(n, -1, 2)
-    background = torch.stack([uniform(n, 3), uniform(n, 3) * 0.2 - 0.1, uniform(n, 3) * 0.2 - 0.1], 1)
+    background = torch.stack([0.2 + 0.6 * uniform(n, 3), uniform(n, 3) * 0.2 - 0.1, uniform(n, 3) * 0.2 - 0.1], 1)
     v = 3 * triangles
     return Scene(
         corners[..., 0], corners[..., 1], 0.5 + uniform(n, v), uniform(n, 3, v), background,
@@ -45,7 +45,6 @@ def loop(view, height, width, nearest=True):
     middle, right, up = view.background.double().numpy().transpose(1, 0, 2)
     for i in range(n):
         images[i] = middle[i] + (2 * px / width - 1)[..., None] * right[i] + (1 - 2 * py / height)[..., None] * up[i]
-        images[i] = images[i].clip(0, 1)
         depth = np.zeros((height, width))
         for corners in view.triangles.numpy():
             (x0, x1, x2), (y0, y1, y2) = x[i, corners], y[i, corners]

@@ -91,8 +91,9 @@ def _faces(scene: Scene, tall: int, wide: int) -> tuple[Tensor, Tensor, Tensor, 
         edges[1, i] = across
         edges[2, i] = down
     values = torch.stack([(_FAR - scene.near) * _DEPTH, *(scene.colour * 255).unbind(1)]).reshape(4, -1)
+    base = head * v
     own = seen - head * len(scene.triangles)
-    corners = torch.stack([_of(values, own_corner[own] + head * v) for own_corner in scene.triangles.T])
+    corners = torch.stack([_of(values, own_corner.index_select(0, own) + base) for own_corner in scene.triangles.T])
     return head, torch.stack([left, top, right, bottom]), edges, corners
 
 
@@ -124,13 +125,13 @@ def _backdrop(background: Tensor, tall: int, wide: int) -> Tensor:
     """
     device = background.device
     spare = _WINDOWS[-1] - 1
-    right = (2 * torch.arange(wide + spare, device=device) + 1 - wide) / wide
-    down = (2 * torch.arange(tall + spare, device=device) + 1 - tall) / tall
+    right = ((2 * torch.arange(wide + spare, device=device) + 1 - wide) / wide).clamp(max=1)
+    up = -((2 * torch.arange(tall + spare, device=device) + 1 - tall) / tall).clamp(max=1)
     key = torch.full((1, 1, 1), int(_FAR * _DEPTH), device=device)
     for i in (2, 1, 0):
-        middle, to_right, up = background[:, :, i].unbind(1)
-        plane = (middle[:, None] - up[:, None] * down)[:, :, None] + (to_right[:, None] * right)[:, None, :]
-        key = (key << 8) + (plane * 255 + 0.5).clamp(0, 255).long()
+        middle, to_right, to_up = (255 * background[:, :, i]).unbind(1)
+        plane = (middle[:, None] + 0.5 + to_up[:, None] * up)[:, :, None] + (to_right[:, None] * right)[:, None, :]
+        key = (key << 8) + plane.int()
     return key
 
 

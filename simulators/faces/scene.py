@@ -72,6 +72,7 @@ class Scene:
     - ``near`` (n, V): 1 over the distance to the camera, in units of the distance of the middle of the head.
     - ``colour`` (n, 3, V): 0..1, as shown.
     - ``background`` (n, 3, 3): colour in the middle, change to the right edge, change to the upper edge; by channel.
+      All of it stays within 0..1.
     - ``triangles`` (T, 3): the same for all; only those anticlockwise on the picture are seen.
     """
 
@@ -190,7 +191,7 @@ def _shaded(model: Model, p: Params, normals: Tensor) -> Tensor:
     length = (half[0] * half[0] + half[1] * half[1] + half[2] * half[2]).sqrt()
     x, y, z = normals.unbind(1)
     direct = (x * light[0] + y * light[1] + z * light[2]).clamp(min=0)
-    shine = ((x * half[0] + y * half[1] + z * half[2]) / length).clamp(min=0)
+    shine = ((x * half[0] + y * half[1] + z * half[2]) / length).clamp(min=0.01)  # its power is no denormal: slow
     for _ in range(4):
         shine = shine * shine
     ambient = p["ambient"][:, None]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -21,7 +23,7 @@ from simpe.space import ParameterSpace, Params
 
 Renderer = Literal["torch", "pyrender"]
 
-_BLOCK = 32  # heads drawn at a time at 64 x 64; fewer where images are larger
+_BLOCK = 64  # heads drawn at a time at 64 x 64; fewer where images are larger
 _SMALL = 48  # a picture with a shorter side is drawn with four samples in each pixel
 
 
@@ -65,15 +67,18 @@ class Faces:
         Deterministic and row by row, bit for bit, on the device of the parameters.
         """
         height, width = self.size
-        n = len(p["skin"])
-        out = torch.empty((n, height, width, 3), dtype=torch.uint8, device=p["skin"].device)
+        n, device = len(p["skin"]), p["skin"].device
+        out = torch.empty((n, height, width, 3), dtype=torch.uint8, device=device)
         samples = 2 if min(self.size) < _SMALL else 1
         rows = max(1, _BLOCK * 64**2 // max(64**2, height * width * samples**2))
-        with torch.no_grad():
-            for start in range(0, n, rows):
-                block = slice(start, start + rows)
-                view = scene(self._model, {name: x[block] for name, x in p.items()}, width / height)
-                out[block] = draw(view, height, width, samples, self.renderer)
+
+        def block(start: int) -> None:
+            with torch.no_grad():
+                part = {name: x[start : start + rows] for name, x in p.items()}
+                view = scene(self._model, part, width / height)
+                out[start : start + rows] = draw(view, height, width, samples, self.renderer)
+
+        _side_by_side(block, range(0, n, rows), torch.get_num_threads() if device.type == "cpu" else 1)
         return out
 
     def public_inputs(self) -> dict[str, Any]:
@@ -89,6 +94,19 @@ class Faces:
     @cached_property
     def _model(self) -> Model:
         return head() if self.model is None else load(self.model)
+
+
+def _side_by_side(work: Callable[[int], None], items: Sequence[int], threads: int) -> None:
+    """Work through items on several threads, each of which leaves torch's own threads alone: blocks are small."""
+    if threads == 1 or len(items) < 2:
+        for item in items:
+            work(item)
+        return
+    try:
+        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            list(pool.map(work, items))
+    finally:
+        torch.set_num_threads(threads)  # of threads to come; a thread that is there has its own number
 
 
 def draw(scene: Scene, height: int, width: int, samples: int = 1, renderer: Renderer = "torch") -> Tensor:
