@@ -38,7 +38,7 @@ Progress = Callable[[str, int, int], None]
 FEW = 100  # units, below which no useful result can be expected
 MOST_COUNTED = 1_000_000  # samples, where their number is not given
 MOST_SUPPORT = 12_000  # candidates that marginals weigh
-REFITS, REFIT_CHILDREN = 3, 5
+REFITS, REFIT_PARENTS = 3, 2_000
 
 
 @dataclass(frozen=True)
@@ -377,8 +377,8 @@ def _spread(setup: Setup, state: State, last: Info) -> Population:
 def _weigh(setup: Setup, private: PrivateData, state: State, last: Info) -> Population:
     """Buy the marginals, weigh the survivors and their variations by them, and draw the outputs of each class.
 
-    The weights are fitted several times, each time to the heaviest candidates of the time before and closer variations
-    of them: evolution again, with the noisy counts in place of votes, which costs nothing.
+    The weights are fitted several times, each time to the survivors, the heaviest candidates of the time before and
+    closer variations of both: evolution again, with the noisy counts in place of votes, which costs nothing.
 
     **Guarantee.** One release of :meth:`PrivateData.noisy_sum`: a row is in one bin of each of m sets, so its vector
     of counts has length sqrt(m) and enters scaled to length 1; the rest is post-processing.
@@ -419,7 +419,7 @@ def _weigh(setup: Setup, private: PrivateData, state: State, last: Info) -> Popu
     votes = votes.clamp(min=1e-3 * float(votes.max().clamp(min=1)))
     support, base = survivors, votes[:, None] * outputs.clamp(min=1)
     for turn in range(REFITS):
-        children = min(strategy.support, MOST_SUPPORT // len(support)) if turn == 0 else REFIT_CHILDREN
+        children = min(strategy.support, max(0, MOST_SUPPORT // len(support) - 1))
         many = torch.arange(len(support), device=places.device).repeat_interleave(children)
         varied = support.take(many)
         strength = strategy.spread_strength(setup.schedule.steps) * 0.5**turn
@@ -436,7 +436,9 @@ def _weigh(setup: Setup, private: PrivateData, state: State, last: Info) -> Popu
             lambda done, total, turn=turn: setup.progress("weighing", turn * total + done, REFITS * total),  # type: ignore[misc]
         )
         if turn + 1 < REFITS:
-            heaviest = selection.top(weights.sum(1), MOST_SUPPORT // (REFIT_CHILDREN + 1))
+            weight = weights.sum(1)
+            weight[: len(survivors)] = torch.inf  # they stay: what is rare has its places there
+            heaviest = selection.top(weight, max(REFIT_PARENTS, len(survivors)))
             base = (base / base.sum() + weights)[heaviest]
             support = support.take(heaviest)
     chosen = [selection.systematic(weights[:, label], n, generator) for label, n in enumerate(state.outputs)]
