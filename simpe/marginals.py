@@ -27,6 +27,7 @@ LABEL, PLACE = "label", "place"
 
 _KEEP = 0.05  # nats a row that a fit pays for leaving the votes: chosen on simulated traffic, flat from 0.01 to 0.2
 _TURNS, _RATE = 300, 0.3  # of Adam
+_CLEAR, _SCARCE = 1.5, 1e-3  # standard deviations; what is believed of what does not reach so high
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,8 @@ class Marginals:
     ``cells`` maps samples (n, ...) to int64 (n, columns), row by row, each entry below the column's size; it is fixed
     and public, and what is counted of a row depends on that row alone. ``sizes``: name -> cells, in the order of the
     columns. ``sets``: names of columns, also LABEL, which falls away in a run that has no classes.
+    ``sparse``: columns that are counted alone and whose cells are empty unless their count stands clear of the noise:
+    those in which noise that fills a tail would outweigh everything.
     The set (PLACE, LABEL) is always counted, and so is the set of no columns: how many rows there are.
 
     Raises ValueError for sets that name no column, or one twice.
@@ -44,11 +47,14 @@ class Marginals:
     cells: Callable[[Tensor], Tensor] = lambda samples: torch.zeros((len(samples), 0), dtype=torch.int64)
     sizes: Mapping[str, int] = field(default_factory=dict)
     sets: tuple[tuple[str, ...], ...] = ()
+    sparse: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for names in self.sets:
             if not names or len(set(names)) < len(names) or not set(names) <= {*self.sizes, LABEL}:
                 raise ValueError(f"a set names different columns of {', '.join(self.sizes)} or {LABEL}, got {names}")
+        if not set(self.sparse) <= {name for names in self.sets if len(names) == 1 for name in names}:
+            raise ValueError(f"sparse columns must be counted alone, got {self.sparse}")
 
     def check(self, samples: Tensor) -> None:
         """Raise ValueError unless ``cells`` gives these samples (n, ...) cells that fit ``sizes``."""
@@ -65,10 +71,12 @@ class Query:
     """The sets of one run as ranges of bins: each row, in a cell of every column, names one bin of each set.
 
     ``sizes``: name -> cells of every column, LABEL and PLACE among them. ``sets``: what is counted, in order.
+    ``sparse``: see :class:`Marginals`.
     """
 
     sizes: Mapping[str, int]
     sets: tuple[tuple[str, ...], ...]
+    sparse: tuple[str, ...] = ()
 
     @property
     def lengths(self) -> list[int]:
@@ -104,7 +112,7 @@ def query(marginals: Marginals, places: int, classes: int) -> Query:
     sets: list[tuple[str, ...]] = [(), (PLACE, LABEL), *marginals.sets]
     if classes == 1:
         sets = [tuple(name for name in names if name != LABEL) for names in sets]
-    return Query({**marginals.sizes, LABEL: classes, PLACE: places}, tuple(dict.fromkeys(sets)))
+    return Query({**marginals.sizes, LABEL: classes, PLACE: places}, tuple(dict.fromkeys(sets)), marginals.sparse)
 
 
 def fit(
@@ -124,18 +132,21 @@ def fit(
     stopping early keeps the noise out as well. All of it is post-processing.
     """
     classes = asked.sizes[LABEL]
-    log_base = (base / base.sum()).log().float()
+    believed = base
     parts = []
     for names, part in zip(asked.sets[1:], torch.split(counts[1:].float(), asked.lengths[1:]), strict=True):
         index = torch.zeros(len(base), dtype=torch.int64, device=base.device)
         for name in names:
             index = index if name == LABEL else index * asked.sizes[name] + support[name]
         table = part.view([asked.sizes[name] for name in names])
+        if len(names) == 1 and names[0] in asked.sparse:
+            believed = torch.where((table < _CLEAR * noise)[support[names[0]], None], _SCARCE * believed, believed)
         if LABEL in names:
             table = table.movedim(names.index(LABEL), -1)
         parts.append((index, table.reshape(-1, classes if LABEL in names else 1)))
     rows = max(1.0, float(counts[0]))
 
+    log_base = (believed / believed.sum()).log().float()
     tilt = torch.zeros_like(log_base, requires_grad=True)
     solver = torch.optim.Adam([tilt], lr=_RATE)
     for turn in range(_TURNS):

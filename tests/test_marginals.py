@@ -128,6 +128,26 @@ def test_counts_that_are_all_noise_leave_what_was_believed():
     assert float((fit(counts, 1.0, asked, support, base) - believed).abs().sum()) > 0.2
 
 
+def test_a_sparse_column_keeps_noise_out_of_its_empty_cells():
+    generator = torch.Generator().manual_seed(5)
+    places, colours = (torch.randint(size, (300,), generator=generator) for size in (3, 4))
+    truth = torch.rand((300, 2), generator=generator, dtype=torch.float64) * (colours != 3)[:, None]
+    truth = truth / truth.sum()
+
+    def in_the_empty_cell(sparse):
+        found = []
+        for seed in range(8):
+            asked, support, counts = asked_of(truth, places, colours, noise=60.0, total=1000.0, seed=seed)
+            asked = Query(asked.sizes, asked.sets, sparse)
+            weights = fit(counts, 60.0, asked, support, torch.ones((300, 2)))
+            found.append(float(weights[colours == 3].sum()))
+        return np.median(found)
+
+    assert in_the_empty_cell(("colour",)) < 0.01 < 0.02 < in_the_empty_cell(())
+    with pytest.raises(ValueError, match="alone"):
+        Marginals(crossings, {"crossings": 8}, (("crossings", LABEL),), ("crossings",))
+
+
 def shares(release, label):
     mine = release.samples[release.labels == label]
     return np.bincount(crossings(torch.as_tensor(mine))[:, 0].numpy(), minlength=8) / max(len(mine), 1)

@@ -49,4 +49,4 @@ def marginals(timed: bool) -> Marginals:
     of_class = [("kind", LABEL), ("bytes_out", "bytes_in", LABEL), ("duration", "packets_out", LABEL)]
     of_kind = [("kind", name) for name in (*_NUMBERS, "outcome", "ip_version")]
     alone = [(name,) for name in (*_NUMBERS, *(["start"] if timed else []))]
-    return Marginals(cells, SIZES, (*of_class, *of_kind, *alone))
+    return Marginals(cells, SIZES, (*of_class, *of_kind, *alone), _NUMBERS)
