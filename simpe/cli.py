@@ -69,6 +69,14 @@ def digits(
     size: Annotated[
         int | None, typer.Option(help="Side of the images to make.  \\[default: the private images']")
     ] = None,
+    font: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="PATH",
+            help="A font file, a folder of them or the file name of a system font, public, to draw with besides the "
+            "built-in typefaces. May be repeated.",
+        ),
+    ] = None,
     ledger: Annotated[
         Path | None, typer.Option(help="A ledger that several runs on the same data share one budget on.")
     ] = None,
@@ -86,6 +94,9 @@ def digits(
         make_config(
             simulator="digits", private=private, out=out, epsilon=epsilon, delta=delta, samples=samples, steps=steps,
             classes=classes, unit=unit, k=k, relation=relation, size=size, ledger=ledger, seed=seed, device=device,
+            options={"fonts": [str(Path(name).resolve()) if Path(name).exists() else name for name in font]}
+            if font
+            else None,
         ),
         save_config,
     )  # fmt: skip

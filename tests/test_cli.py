@@ -13,6 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from simpe.simulators.typefaces import packaged
+
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
 
@@ -41,9 +43,10 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def finished(folder):
+    (folder / "Own.ttf").write_bytes(packaged("kalam", "Kalam-Light.ttf").read_bytes())
     simpe(
         "digits", "--private", "sklearn", "--epsilon", "1", "--samples", "300", "--steps", "2", "--seed", "3",
-        "--save-config", "again.toml", "--out", "run", cwd=folder,
+        "--font", "Own.ttf", "--save-config", "again.toml", "--out", "run", cwd=folder,
     )  # fmt: skip
     return folder / "run"
 
@@ -75,6 +78,8 @@ def test_the_certificate_states_the_guarantee_and_nothing_about_the_input(finish
     assert certificate["unit"] == "row"
     assert len(certificate["charges"]) == 3
     assert certificate["spent_epsilon"] <= 1
+    faces = certificate["public_inputs"]["simulator"]["settings"]["typefaces"]
+    assert ("file", "Own.ttf") in {(face["package"], face["file"]) for face in faces}
     assert "1797" not in text  # the number of private rows
     assert str(finished.parent) not in text
 
@@ -182,6 +187,7 @@ BAD = [
     (["--unit", "writer"], "writer"),
     (["--ledger", "."], "ledger"),
     (["--frobnicate"], "--frobnicate"),
+    (["--font", "nothing.ttf"], "nothing.ttf"),
 ]
 
 
