@@ -20,6 +20,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from simpe import marginals
 from simpe.data import encode_labels
 from simpe.errors import InputError
 from simpe.evolution import Progress, evolve, flatten
@@ -59,9 +60,9 @@ def check_simulator(
     """Try a simulator out with n rows of parameters and say what breaks the contract of :class:`simpe.Simulator`.
 
     Never raises for a broken simulator: an exception in it is a finding too. A check is left out where one that it
-    rests on has failed, so the first failure is the one to mend. Its ``embedder``, if any, is checked on its samples.
-    Calls render some twenty times, and once more for every parameter and class; never with 0 rows, as the engine never
-    does.
+    rests on has failed, so the first failure is the one to mend. Its ``embedder`` and its ``marginals``, if any, are
+    checked on its samples. Calls render some twenty times, and once more for every parameter and class; never with 0
+    rows, as the engine never does.
 
     Raises ValueError when n is below 4.
     """
@@ -78,6 +79,8 @@ def check_simulator(
     if embedder is not None:
         found = check_embedder(embedder, case.samples, seed=seed, device=device)
         findings += [Finding(f"embedder: {f.check}", f.ok, f.message) for f in found]
+    if marginals.of(simulator).sizes:
+        findings += _run([_Rule("cells", (), _cells)], case)
     return findings
 
 
@@ -191,6 +194,20 @@ def _spare(part: Any) -> Any:
         return copy.deepcopy(part)
     except Exception:
         return None
+
+
+def _cells(case: _Simulation) -> None:
+    own, samples = marginals.of(case.simulator), case.samples
+    _call("cells", own.check, samples)
+    whole = own.cells(samples)
+    order = torch.arange(len(samples) - 1, -1, -1, device=samples.device)
+    alone = torch.cat([own.cells(samples[i : i + 1]) for i in range(len(samples))])
+    for what, again in (("alone", alone), ("in another order", own.cells(samples[order])[order])):
+        if not torch.equal(whole, again):
+            raise _Fault(
+                f"a sample {what} lies in other cells than in its batch; compute them row by row, from constants: what "
+                "is counted of a private row may depend on that row alone"
+            )
 
 
 # --- the global random generators: a plug-in must leave them alone

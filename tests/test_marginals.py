@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import Oscillator, addressed_noise, no_noise
 
-from simpe import Budget, InputError, PrivateData, Strategy, evolve
+from simpe import Budget, InputError, PrivateData, Strategy, check_simulator, evolve
 from simpe.marginals import LABEL, PLACE, Marginals, Query, fit, query
 from simpe.scheduling import schedule
 
@@ -237,6 +237,16 @@ def test_cells_that_are_none_are_found_before_anything_is_spent(cells, said):
     with pytest.raises(InputError, match=said):
         evolve(Wrong(), None, private, samples=5, strategy=STRATEGY)
     assert private.ledger.releases() == []
+
+
+def test_the_checker_finds_cells_that_look_at_other_rows():
+    class Ranked(Oscillator):
+        marginals = Marginals(lambda x: (x[:, :1] > x[:, :1].median()).long(), {"above": 2}, (("above",),))
+
+    honest, ranked = check_simulator(Counted())[-1], check_simulator(Ranked())[-1]
+    assert (honest.check, honest.ok) == ("cells", True)
+    assert (ranked.check, ranked.ok) == ("cells", False)
+    assert "that row alone" in ranked.message
 
 
 def test_units_of_many_rows_are_one_vector():
