@@ -37,7 +37,7 @@ Progress = Callable[[str, int, int], None]
 """Called with what is being done, how much of it is done, and how much there is (0: a remark)."""
 FEW = 100  # units, below which no useful result can be expected
 MOST_COUNTED = 1_000_000  # samples, where their number is not given
-MOST_SUPPORT = 12_000  # candidates that marginals weigh
+MOST_SUPPORT = 20_000  # candidates that marginals weigh
 REFITS, REFIT_PARENTS = 3, 2_000
 
 
@@ -438,7 +438,7 @@ def _weigh(setup: Setup, private: PrivateData, state: State, last: Info) -> Popu
         if turn + 1 < REFITS:
             weight = weights.sum(1)
             weight[: len(survivors)] = torch.inf  # they stay: what is rare has its places there
-            heaviest = selection.top(weight, max(REFIT_PARENTS, len(survivors)))
+            heaviest = selection.top(weight, REFIT_PARENTS + len(survivors))
             base = (base / base.sum() + weights)[heaviest]
             support = support.take(heaviest)
     chosen = [selection.systematic(weights[:, label], n, generator) for label, n in enumerate(state.outputs)]
