@@ -31,8 +31,11 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-PATHS = "a folder of MNIST-style IDX files, an .npz with images and labels, a folder of images in one sub-folder a "
-PATHS += "class, or the word sklearn for scikit-learn's digits"
+FILES = (
+    "a folder of MNIST-style IDX files, an .npz with images and labels, a folder of images in one sub-folder a class"
+)
+PATHS = f"{FILES}, or the word sklearn for scikit-learn's digits"
+GENDER = "0,1"  # how public face data sets write the label gender
 
 Private = Annotated[str, typer.Option(help=f"The private rows: {PATHS}.")]
 Epsilon = Annotated[
@@ -43,6 +46,18 @@ Delta = Annotated[
 ]
 Steps = Annotated[int | None, typer.Option(help="Steps of evolution.  \\[default: 4, or what the budget bears]")]
 Relation = Annotated[str, typer.Option(help="What neighbouring data sets are: add_remove or replace_one unit.")]
+Samples = Annotated[int, typer.Option(help="How many synthetic images to make.")]
+Unit = Annotated[
+    str | None,
+    typer.Option(help="Array of the .npz that names each row's owner: the privacy unit.  \\[default: a row]"),
+]
+K = Annotated[int, typer.Option("--k", help="Rows that each unit may contribute, at most (with --unit).")]
+Size = Annotated[int | None, typer.Option(help="Side of the images to make.  \\[default: the private images']")]
+SharedLedger = Annotated[
+    Path | None, typer.Option("--ledger", help="A ledger that several runs on the same data share one budget on.")
+]
+Seed = Annotated[int, typer.Option(help="Seed of the public randomness; the noise never comes from it.")]
+Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 Out = Annotated[Path, typer.Option(help="The run folder to make: release/ to give away, private/ to keep.")]
 SaveConfig = Annotated[Path | None, typer.Option(help="Also write the configuration that repeats this command.")]
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="A run folder.")]
@@ -54,21 +69,16 @@ def digits(
     out: Out,
     epsilon: Epsilon = 1.0,
     delta: Delta = 1e-6,
-    samples: Annotated[int, typer.Option(help="How many synthetic images to make.")] = 10_000,
+    samples: Samples = 10_000,
     steps: Steps = None,
     classes: Annotated[
         str | None,
         typer.Option(help="The classes, public: one character each, or separated by commas.  \\[default: 0123456789]"),
     ] = None,
-    unit: Annotated[
-        str | None,
-        typer.Option(help="Array of the .npz that names each row's owner: the privacy unit.  \\[default: a row]"),
-    ] = None,
-    k: Annotated[int, typer.Option("--k", help="Rows that each unit may contribute, at most (with --unit).")] = 1,
+    unit: Unit = None,
+    k: K = 1,
     relation: Relation = "add_remove",
-    size: Annotated[
-        int | None, typer.Option(help="Side of the images to make.  \\[default: the private images']")
-    ] = None,
+    size: Size = None,
     font: Annotated[
         list[str] | None,
         typer.Option(
@@ -77,11 +87,9 @@ def digits(
             "built-in typefaces. May be repeated.",
         ),
     ] = None,
-    ledger: Annotated[
-        Path | None, typer.Option(help="A ledger that several runs on the same data share one budget on.")
-    ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of the public randomness; the noise never comes from it.")] = 0,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    ledger: SharedLedger = None,
+    seed: Seed = 0,
+    device: Device = "auto",
     save_config: SaveConfig = None,
 ) -> None:
     """Make a private set of handwritten digits (or letters) look-alikes.
@@ -100,6 +108,75 @@ def digits(
         ),
         save_config,
     )  # fmt: skip
+
+
+@app.command()
+def faces(
+    private: Annotated[str, typer.Option(help=f"The private rows: {FILES}. All images have one size.")],
+    out: Out,
+    epsilon: Epsilon = 1.0,
+    delta: Delta = 1e-6,
+    samples: Samples = 10_000,
+    steps: Steps = None,
+    label: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ARRAY",
+            help="Array of the .npz that names each face's class, such as gender; each class gets faces of its own.  "
+            "\\[default: labels, where there are some]",
+        ),
+    ] = None,
+    classes: Annotated[
+        str | None,
+        typer.Option(
+            help="The classes, public, separated by commas; faces of others take no part.  "
+            f"\\[default: {GENDER} for the label gender; any other must be declared]"
+        ),
+    ] = None,
+    unit: Unit = None,
+    k: K = 1,
+    relation: Relation = "add_remove",
+    size: Size = None,
+    model: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.npz",
+            help="A morphable face model, public, in place of the built-in head: arrays mean (V, 3), tri (T, 3), "
+            "id_q (I, V, 3), id_scale (I,), ex_q (E, V, 3) and ex_scale (E,), as a reduced ICT-FaceKit has.",
+        ),
+    ] = None,
+    ledger: SharedLedger = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+    save_config: SaveConfig = None,
+) -> None:
+    """Make a private set of face photographs look-alikes: rendered heads of nobody.
+
+    The faces should be aligned and cropped as in public face data sets: eyes level, brows to chin filling the frame.
+    The images made are of their size, and grey where the private ones are (a folder is read in colour).
+
+    Example:  [bold]simpe faces --private faces.npz --label gender --epsilon 1 --out runs/faces[/bold]
+
+    A folder:  [bold]simpe faces --private photos/ --classes indoors,outdoors --epsilon 1 --out runs/photos[/bold]
+    """
+    from simpe.config import make_config
+
+    if classes is None and label == "gender":
+        classes = GENDER
+    _run(
+        make_config(
+            simulator="faces", private=private, out=out, epsilon=epsilon, delta=delta, samples=samples, steps=steps,
+            label=label, classes=None if classes is None else _names(classes), unit=unit, k=k, relation=relation,
+            size=size, ledger=ledger, seed=seed, device=device,
+            options=None if model is None else {"model": str(model.resolve())},
+        ),
+        save_config,
+    )  # fmt: skip
+
+
+def _names(text: str) -> tuple[str, ...]:
+    """Names separated by commas."""
+    return tuple(name.strip() for name in text.split(","))
 
 
 @app.command()
@@ -166,11 +243,9 @@ def network(
     ] = False,
     steps: Steps = None,
     relation: Relation = "add_remove",
-    ledger: Annotated[
-        Path | None, typer.Option(help="A ledger that several runs on the same data share one budget on.")
-    ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of the public randomness; the noise never comes from it.")] = 0,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    ledger: SharedLedger = None,
+    seed: Seed = 0,
+    device: Device = "auto",
     save_config: SaveConfig = None,
 ) -> None:
     """Make a synthetic capture, and its flow table, that resemble private traffic.
@@ -208,7 +283,7 @@ def network(
             simulator="network-sessions" if whole else "network", private=tuple(captures), out=out, epsilon=epsilon,
             delta=delta, samples=sessions if whole else flows, unit=unit, k=rows if whole or k is None else k,
             steps=steps, relation=relation, ledger=ledger, seed=seed, device=device,
-            classes=None if classes is None else tuple(name.strip() for name in classes.split(",")),
+            classes=None if classes is None else _names(classes),
             options={name: value for name, value in options.items() if value is not None},
         ),
         save_config,

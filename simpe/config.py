@@ -18,11 +18,10 @@ class RunConfig(BaseModel):
     """Everything that repeats a run. The field names are the options of the command line.
 
     ``simulator`` and ``embedder`` are names from ``simpe list`` or ``module:Name``; ``private`` is one
-    input or, where the simulator reads them, several. ``options`` are passed to the simulator's constructor; without
-    ``samples`` there are as many as the noisy count of the rows; ``strategy`` replaces the simulator's own (see
-    :class:`simpe.Strategy`). simpe sets
-    ``run`` in a run folder, which identifies the run on its ledger, and ``modules``, the folder where ``module:Name``
-    was found.
+    input or, where the simulator reads them, several. ``label`` names the array of labels in an .npz. ``options`` are
+    passed to the simulator's constructor; without ``samples`` there are as many as the noisy count of the rows;
+    ``strategy`` replaces the simulator's own (see :class:`simpe.Strategy`). simpe sets ``run`` in a run folder, which
+    identifies the run on its ledger, and ``modules``, the folder where ``module:Name`` was found.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -36,6 +35,7 @@ class RunConfig(BaseModel):
     out: Path
     samples: int | None = Field(default=None, ge=1, le=10_000_000)
     steps: int | None = Field(default=None, ge=1, le=MAX_STEPS)
+    label: str | None = None
     classes: tuple[str, ...] | None = None
     unit: str | None = None
     k: int = Field(default=1, ge=1, le=10_000)

@@ -56,7 +56,13 @@ class DataSet:
         return "DataSet(...)"
 
 
-def read(path: str | Path, unit: str | None = None, split: str = "train", colour: bool = False) -> DataSet:
+def read(
+    path: str | Path,
+    unit: str | None = None,
+    split: str = "train",
+    colour: bool = False,
+    label: str | None = None,
+) -> DataSet:
     """Read a data set; ``path`` is one of
 
     - the word ``sklearn``: scikit-learn's 8 x 8 digits, scaled to 0..255;
@@ -69,7 +75,8 @@ def read(path: str | Path, unit: str | None = None, split: str = "train", colour
       files and files that are no images are skipped;
     - a folder of ``.csv`` files, each one series: its last column, with a header line or without.
 
-    ``unit`` names the array of an ``.npz`` that holds each row's privacy unit, (n,) integers or strings.
+    ``unit`` names the array of an ``.npz`` that holds each row's privacy unit, (n,) integers or strings; ``label`` the
+    array that holds the labels, where that is not ``labels``.
     ``split`` is "train" or "test". Only a folder of IDX files can have a test split (``t10k`` or ``test`` files); what
     has none is read whole.
 
@@ -89,10 +96,12 @@ def read(path: str | Path, unit: str | None = None, split: str = "train", colour
         idx = [entry for entry in entries if _IDX_NAME.search(entry.name) and entry.is_file()]
     if unit is not None and not npz:
         raise InputError(f"{source}: has no unit {unit!r}, nor any other; only an .npz file can hold units")
+    if label is not None and not npz:
+        raise InputError(f"{source}: has no array {label!r}; only an .npz file has arrays to choose labels from")
     if bundled:
         return _read_sklearn()
     if npz:
-        return _read_npz(source, unit)
+        return _read_npz(source, unit, label)
     if idx:
         return _read_idx_folder(source, idx, split)
     return _read_folder(source, entries, colour)
@@ -208,7 +217,7 @@ def _take(file: IO[bytes], size: int) -> bytearray:
     return taken
 
 
-def _read_npz(path: Path, unit: str | None) -> DataSet:
+def _read_npz(path: Path, unit: str | None, label: str | None) -> DataSet:
     # Given a path, np.load leaves a damaged file open.
     with _reading(path), path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
         keys = list(arrays)
@@ -216,14 +225,16 @@ def _read_npz(path: Path, unit: str | None) -> DataSet:
         if len(kinds) != 1:
             has = ", ".join(keys) or "nothing"
             raise InputError(f"{path}: needs either an array 'images' or an array 'samples'; it has {has}")
-        if unit is not None and unit not in keys:
-            others = ", ".join(key for key in keys if key not in kinds) or "no other array"
-            raise InputError(f"{path}: has no unit {unit!r}; it has {others}")
+        for what, wanted in (("unit", unit), ("label", label)):
+            if wanted is not None and wanted not in keys:
+                others = ", ".join(key for key in keys if key not in kinds) or "no other array"
+                raise InputError(f"{path}: has no {what} {wanted!r}; it has {others}")
         samples = _load(path, arrays, kinds[0])
-        labels = _load(path, arrays, "labels") if "labels" in keys else None
+        name = label or "labels"
+        labels = _load(path, arrays, name) if name in keys else None
         units = _load(path, arrays, unit) if unit is not None else None
     samples = _as_images(path, samples) if kinds == ["images"] else _as_samples(path, samples)
-    for key, column in (("labels", labels), (unit, units)):
+    for key, column in ((name, labels), (unit, units)):
         if column is not None:
             _check_column(path, key, column, len(samples))
     return DataSet(samples, labels, units, None)
@@ -242,6 +253,8 @@ def _load(path: Path, arrays: Any, key: str) -> np.ndarray:
 
 
 def _as_images(path: Path, images: np.ndarray) -> np.ndarray:
+    if images.ndim == 4 and images.shape[3] == 4:
+        raise InputError(f"{path}: 'images' have an alpha channel; keep red, green and blue: (n, h, w, 3)")
     if images.ndim != 3 and not (images.ndim == 4 and images.shape[3] == 3):
         raise InputError(f"{path}: 'images' must have the shape (n, h, w) or (n, h, w, 3)")
     if images.size == 0:

@@ -56,6 +56,8 @@ def make(name: str, group: str, options: dict[str, Any] | None = None, modules: 
         return found
     try:
         return found(**(options or {}))
+    except InputError:
+        raise
     except Exception as error:
         raise InputError(f"{name} cannot be made: {type(error).__name__}: {_first_line(error)}") from error
 

@@ -30,6 +30,7 @@ class Simulator(Protocol):
     - ``marginals``: a Marginals, public cells of its samples that a run with ``Strategy(marginals=...)`` counts.
     - ``random(n, generator) -> Params`` and ``variation(p, strength, generator) -> Params``: in place of the
       space's own.
+    - ``colour``: True where folders of images are to be read in colour.
     - ``public_inputs() -> dict``: what a certificate should list (files and their hashes, settings).
     - ``read(private, unit, progress) -> DataSet``: reads the private inputs, a tuple of str, in place of
       :func:`simpe.data.read`; ``unit`` is the name of the privacy unit or None, ``progress`` a

@@ -96,7 +96,8 @@ def evaluate(
         raise InputError("--against: a data set is one input; give one")
     else:
         samples, labels = read_samples(folder / "release" / "samples.npz")
-        real = data.read(against[0], split="test")
+        label = config.label if config and Path(against[0]).suffix == ".npz" else None
+        real = data.read(against[0], split="test", colour=samples.ndim == 4, label=label)
         found = metrics.evaluate(samples, labels, real.samples, real.labels, task=task, seed=seed, progress=progress)
     found = {"against": against[0] if len(against) == 1 else list(against), "differentially_private": False, **found}
     if (folder / "private").is_dir():
@@ -111,7 +112,8 @@ def _read(config: RunConfig, progress: Progress | None) -> data.DataSet:
     elif len(config.private) > 1:
         raise InputError(f"--private: {config.simulator} takes one input; give one")
     else:
-        rows = data.read(config.private[0], unit=config.unit)
+        colour = getattr(load(config.simulator, "simpe.simulators", config.modules), "colour", False)
+        rows = data.read(config.private[0], unit=config.unit, colour=colour, label=config.label)
     if rows.units is None and config.k != 1:
         raise InputError("--k caps the rows of a unit; here every row is one, so leave it out or choose another --unit")
     return rows
@@ -120,17 +122,18 @@ def _read(config: RunConfig, progress: Progress | None) -> data.DataSet:
 def _settled(config: RunConfig, rows: data.DataSet) -> RunConfig:
     """The configuration with every choice that depends on the input's public schema made, so that it repeats."""
     options = dict(config.options)
-    if config.simulator == "digits":
-        if config.classes is not None:
-            options.setdefault("classes", list(config.classes))
-        if config.private == ("sklearn",):
-            options.setdefault("margin", 0.0)  # these digits fill their frame
-        height, width = rows.samples.shape[1:3] if rows.samples.ndim >= 3 else (28, 28)
-        side = (28, 28) if config.private == ("sklearn",) else (int(height), int(width))
-        side = side if config.size is None else (config.size, config.size)
-        options.setdefault("size", side[0] if side[0] == side[1] else list(side))
-    elif config.size is not None:
+    if config.simulator == "digits" and config.classes is not None:
+        options.setdefault("classes", list(config.classes))
+    if config.simulator == "digits" and config.private == ("sklearn",):
+        options.setdefault("margin", 0.0)  # these digits fill their frame, and have few pixels
+        options.setdefault("size", config.size or 28)
+    if config.simulator == "faces" and rows.samples.ndim == 3:
+        options.setdefault("grey", True)
+    if config.size is not None:
         options.setdefault("size", config.size)
+    elif config.simulator in ("digits", "faces") and rows.samples.ndim >= 3:
+        height, width = map(int, rows.samples.shape[1:3])
+        options.setdefault("size", height if height == width else [height, width])
     private = tuple(path if _is_word(path) else str(Path(path).resolve()) for path in config.private)
     ledger = None if config.ledger is None else config.ledger.resolve()
     return config.model_copy(

@@ -36,14 +36,23 @@ class Faces:
 
     ``size``: pixels, a side or (height, width). ``model``: a file with a linear model of the face, which takes the
     place of our own (:func:`simpe.simulators.faces.morphable.load`). ``renderer``: ``torch``, or ``pyrender`` for
-    reference: several times slower; it needs ``pip install 'simpe[faces]'`` and OpenGL without a display.
+    reference: several times slower; it needs ``pip install 'simpe[faces]'`` and OpenGL without a display. ``grey``:
+    brightness alone, uint8 (n, height, width).
 
     A label changes nothing: every class is drawn from the same space.
 
     Raises InputError for a size that cannot be drawn, a model that cannot be used, or a missing library.
     """
 
-    def __init__(self, size: int | tuple[int, int] = 32, model: str | Path | None = None, renderer: Renderer = "torch"):
+    colour = True  # folders of photographs are read in colour
+
+    def __init__(
+        self,
+        size: int | tuple[int, int] = 32,
+        model: str | Path | None = None,
+        renderer: Renderer = "torch",
+        grey: bool = False,
+    ):
         self.size = (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
         if not 8 <= min(self.size) <= max(self.size) <= 2048:
             raise InputError(f"size must be 8 to 2048 pixels, got {self.size}")
@@ -52,6 +61,7 @@ class Faces:
         if renderer == "pyrender" and reference.missing():
             raise InputError(reference.missing())
         self.renderer = renderer
+        self.grey = grey
         self.model = None if model is None else Path(model)
         self._model  # noqa: B018 - a file that cannot be used is found here
         self.embedder = PixelsAndGradients()
@@ -62,7 +72,7 @@ class Faces:
         return space(self._model)
 
     def render(self, p: Params) -> Tensor:
-        """Draw n rows: parameters -> uint8 (n, height, width, 3).
+        """Draw n rows: parameters -> uint8 (n, height, width, 3), or (n, height, width) where grey.
 
         Deterministic and row by row, bit for bit, on the device of the parameters.
         """
@@ -79,7 +89,7 @@ class Faces:
                 out[start : start + rows] = draw(view, height, width, samples, self.renderer)
 
         _side_by_side(block, range(0, n, rows), torch.get_num_threads() if device.type == "cpu" else 1)
-        return out
+        return _luma(out) if self.grey else out
 
     def public_inputs(self) -> dict[str, Any]:
         """What the samples are made from: the settings, and the model's file with its SHA-256."""
@@ -88,12 +98,19 @@ class Faces:
             "simulator": "faces",
             "size": list(self.size),
             "renderer": self.renderer,
+            "grey": self.grey,
             "model": None if self.model is None else {"file": self.model.name, "sha256": digest},
         }
 
     @cached_property
     def _model(self) -> Model:
         return head() if self.model is None else load(self.model)
+
+
+def _luma(images: Tensor) -> Tensor:
+    """Colours (n, h, w, 3) -> their brightness (n, h, w), uint8, by ITU-R BT.601 in whole numbers."""
+    red, green, blue = images.int().unbind(3)
+    return ((299 * red + 587 * green + 114 * blue + 500) // 1000).to(torch.uint8)
 
 
 def _side_by_side(work: Callable[[int], None], items: Sequence[int], threads: int) -> None:
