@@ -188,7 +188,8 @@ def test_half_of_every_expression_is_none():
 
 
 def test_public_inputs_name_the_model():
-    assert Faces().public_inputs() == {"simulator": "faces", "size": [32, 32], "renderer": "torch", "model": None}
+    said = {"simulator": "faces", "size": [32, 32], "renderer": "torch", "grey": False, "model": None}
+    assert Faces().public_inputs() == said
 
 
 @pytest.mark.parametrize("size", [0, (4, 32), 100_000])
