@@ -348,13 +348,20 @@ def evaluate(
     task: Annotated[
         str | None, typer.Option(help="classify: train a classifier on the release and test it on real rows.")
     ] = None,
+    embedder: Annotated[
+        str | None,
+        typer.Option(
+            help="The feature space of the distances: an embedder from simpe list, such as efficientnet, or "
+            "module:Name.  \\[default: that of the samples' kind]"
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the classifier.")] = 0,
 ) -> None:
     """Measure a release against real rows. The figures are not private: they go to DIR/private/ and to you."""
     from simpe import runs
 
     with _Progress() as progress:
-        found = runs.evaluate(folder, tuple(against), task=task, seed=seed, progress=progress)
+        found = runs.evaluate(folder, tuple(against), task=task, embedder=embedder, seed=seed, progress=progress)
     print(json.dumps(found, indent=2))
     _say("Not private where the reference is not public: keep it with the run's private/ folder")
 

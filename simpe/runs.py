@@ -74,11 +74,18 @@ def resume(folder: Path, *, progress: Progress | None = None, noise: TestNoise |
 
 
 def evaluate(
-    folder: Path, against: tuple[str, ...], *, task: str | None = None, seed: int = 0, progress: Progress | None = None
+    folder: Path,
+    against: tuple[str, ...],
+    *,
+    task: str | None = None,
+    embedder: str | None = None,
+    seed: int = 0,
+    progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Compare the release of a run folder with real inputs: test files of a data set, where there are some.
 
-    The figures are those of the simulator's own ``evaluate``, where it has one, or of :func:`simpe.metrics.evaluate`.
+    The figures are those of the simulator's own ``evaluate``, where it has one, or of :func:`simpe.metrics.evaluate`,
+    in the feature space of an ``embedder`` (a name from ``simpe list``, or ``module:Name``) or of its own.
     They are not private, and are also written to ``private/metrics.json`` where the folder has a ``private/``.
 
     Raises InputError.
@@ -90,6 +97,8 @@ def evaluate(
     if config and hasattr(load(config.simulator, "simpe.simulators", config.modules), "evaluate"):
         if not store.finished(folder):
             raise InputError(f"{folder}: not finished; continue it with: simpe resume {folder}")
+        if embedder is not None:
+            raise InputError(f"--embedder: {config.simulator} is measured in its own way; leave it out")
         report = progress or (lambda what, done, total: None)
         found = _simulator(config).evaluate(folder / "release", against, task, seed, report)
     elif len(against) > 1:
@@ -98,7 +107,10 @@ def evaluate(
         samples, labels = read_samples(folder / "release" / "samples.npz")
         label = config.label if config and Path(against[0]).suffix == ".npz" else None
         real = data.read(against[0], split="test", colour=samples.ndim == 4, label=label)
-        found = metrics.evaluate(samples, labels, real.samples, real.labels, task=task, seed=seed, progress=progress)
+        space = None if embedder is None else make(embedder, "simpe.embedders")
+        found = metrics.evaluate(
+            samples, labels, real.samples, real.labels, embedder=space, task=task, seed=seed, progress=progress
+        )
     found = {"against": against[0] if len(against) == 1 else list(against), "differentially_private": False, **found}
     if (folder / "private").is_dir():
         store.write_private(folder, "metrics.json", json.dumps(found, indent=2) + "\n")

@@ -101,6 +101,11 @@ def test_evaluate_prints_json_and_keeps_it_private(folder, finished):
     assert found == json.loads((finished / "private" / "metrics.json").read_text())
     assert found["classify"]["accuracy"] > 0.4
     assert not (finished / "release" / "metrics.json").exists()
+    command = ("evaluate", "run", "--against", "sklearn", "--embedder")
+    again = json.loads(simpe(*command, "blurred-pixels", cwd=folder).stdout)
+    assert again["feature_space"].startswith("simpe.embedders.images:blurred_pixels")
+    assert again["frechet_distance"] != found["frechet_distance"]
+    assert "not registered" in error(*command, "blurred", cwd=folder)
 
 
 def test_budget_says_what_steps_cost(folder):

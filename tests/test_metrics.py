@@ -16,7 +16,7 @@ from simpe.data import read
 from simpe.errors import InputError
 from simpe.metrics import evaluate
 from simpe.metrics.classify import Classification, SmallCNN, train_and_test
-from simpe.metrics.distance import frechet_distance
+from simpe.metrics.distance import frechet_distance, precision_and_recall
 
 RNG = np.random.default_rng
 
@@ -73,6 +73,51 @@ def test_frechet_of_sets_in_orthogonal_directions_has_no_overlap() -> None:
 def test_frechet_refuses_shapes_that_do_not_fit(x: tuple[int, ...], y: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match="rows are needed"):
         frechet_distance(np.zeros(x), np.zeros(y))
+
+
+def textbook_precision(x: NDArray[Any], y: NDArray[Any], k: int) -> float:
+    """Share of x within a ball around some y that reaches to its k-th nearest other."""
+    within = 0
+    reach = [np.sort(np.linalg.norm(y - row, axis=1))[k] for row in y]
+    for row in x:
+        within += bool((np.linalg.norm(y - row, axis=1) <= reach).any())
+    return within / len(x)
+
+
+@pytest.mark.parametrize("k", [1, 3, 5])
+@pytest.mark.parametrize("shift", [0.0, 1e4])
+def test_precision_and_recall_are_the_textbook_s(k: int, shift: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("simpe.metrics.distance._ROWS", 7)
+    x, y = normal(0, 60, 3) + shift, 1.5 * normal(0, 90, 3) + shift
+    found = precision_and_recall(x, y, k)
+    assert found == (textbook_precision(x, y, k), textbook_precision(y, x, k))
+    assert found != (textbook_precision(y, x, k), textbook_precision(x, y, k))
+    assert found != precision_and_recall(x, y, k + 1)
+
+
+def test_precision_falls_with_what_is_odd_and_recall_with_what_is_missing() -> None:
+    y = RNG(0).normal(size=(300, 4))
+    assert precision_and_recall(y, y) == (1, 1)
+    odd, narrow = y.copy(), y.copy()
+    odd[::4] += 100
+    narrow[narrow[:, 0] > 0] *= 0
+    assert precision_and_recall(odd, y) == (0.75, pytest.approx(0.96, abs=0.04))
+    assert precision_and_recall(narrow, y) == (1, pytest.approx(0.7, abs=0.15))
+
+
+def test_copies_lie_within_though_their_balls_are_points() -> None:
+    """Every vector four times, far from 0: a distance that rounding makes positive must not count."""
+    x = np.repeat(RNG(0).normal(size=(50, 30)) + 1e3, 4, axis=0).astype(np.float32)
+    assert precision_and_recall(x, x[::-1]) == (1, 1)
+    assert precision_and_recall(x, x + np.float32(0.01)) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "k"), [((4, 3), (5, 4), 3), ((3, 3), (9, 3), 3), ((9, 3), (3, 3), 3), ((9, 3), (9, 3), 0)]
+)
+def test_precision_refuses_shapes_that_do_not_fit(x: tuple[int, ...], y: tuple[int, ...], k: int) -> None:
+    with pytest.raises(ValueError, match="are needed"):
+        precision_and_recall(np.zeros(x), np.zeros(y), k)
 
 
 @cache
@@ -180,6 +225,10 @@ def test_a_set_is_at_distance_zero_of_itself_and_its_own_twin_is_not() -> None:
     half = evaluate(images[few], labels[few], images, labels)
     assert half["frechet_distance"] > 0.01
     assert half["nearest_reference_distance"] == 0
+    assert (same["precision"], same["recall"]) == (1, 1)
+    assert half["precision"] > 0.9
+    assert half["recall"] < 0.8
+    assert half["balanced_rows"] == few.sum()
     assert half["nearest_sample_distance"] > 0.01
     assert half["label_total_variation"] == pytest.approx(1 - few.mean())
 

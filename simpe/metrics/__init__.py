@@ -18,7 +18,7 @@ from torch.nn.functional import adaptive_avg_pool2d
 from simpe.errors import InputError
 from simpe.fingerprint import describe
 from simpe.metrics.classify import label_names, train_and_test
-from simpe.metrics.distance import frechet_distance
+from simpe.metrics.distance import frechet_distance, precision_and_recall
 from simpe.protocols import Embedder
 from simpe.voting import nearest
 
@@ -28,7 +28,7 @@ COMPARED = 10_000  # rows of each set, at most, in the nearest-neighbour figures
 _IMAGES = "pixels-and-gradients"  # the default embedder of images, by the name it is installed under
 _BLOCK = 4096  # rows embedded at a time
 
-__all__ = ["evaluate", "frechet_distance", "train_and_test"]
+__all__ = ["evaluate", "frechet_distance", "precision_and_recall", "train_and_test"]
 
 
 def evaluate(
@@ -54,8 +54,9 @@ def evaluate(
     - ``frechet_distance``: over all rows; see :func:`frechet_distance`.
     - ``nearest_reference_distance``: mean Euclidean distance from a sample to the nearest reference row; small where
       samples are realistic. ``nearest_sample_distance``: the way back; small where they cover the reference. Both
-      over at most 10,000 rows of each set (``compared_rows``), as they depend on the number of rows. (In the manner
-      of precision and recall, Kynkäänniemi et al., 2019.)
+      over at most 10,000 rows of each set (``compared_rows``), as they depend on the number of rows.
+    - ``precision``, ``recall``: see :func:`precision_and_recall`; over as many rows of each set (``balanced_rows``), at
+      most 10,000, and their 3 nearest neighbours (fewer where there are not so many).
     - ``label_total_variation``: in [0, 1], between the label frequencies; only where both sets have labels.
     - ``classify``: only for the task "classify": the scores of a classifier trained on the samples and tested on
       the reference, see :func:`train_and_test`, and ``nearest_neighbour_accuracy``: share of the compared reference
@@ -93,7 +94,14 @@ def evaluate(
         "frechet_distance": frechet_distance(x.numpy(), y.numpy()),
     }
 
-    picked, picked_reference = _pick(len(x), seed), _pick(len(y), seed)
+    picked, picked_reference = _pick(len(x), COMPARED, seed), _pick(len(y), COMPARED, seed)
+    few = min(len(picked), len(picked_reference))
+    what = "finding precision and recall"
+    report(what, 0, 1)
+    one, other = (rows[_pick(len(rows), few, seed)].numpy() for rows in (x, y))
+    precision, recall = precision_and_recall(one, other, min(3, few - 1))
+    result |= {"balanced_rows": few, "precision": precision, "recall": recall}
+    report(what, 1, 1)
     x, y = x[picked], y[picked_reference]
     what = "finding nearest neighbours"
     report(what, 0, 2)
@@ -171,11 +179,11 @@ def _embed(embedder: Embedder | None, rows: np.ndarray, progress: Callable[[int,
     return torch.cat(blocks)
 
 
-def _pick(n: int, seed: int) -> np.ndarray:
-    """Indices of all rows, or of COMPARED random ones."""
-    if n <= COMPARED:
+def _pick(n: int, most: int, seed: int) -> np.ndarray:
+    """Indices of all rows, or of so many random ones."""
+    if n <= most:
         return np.arange(n)
-    return np.sort(np.random.default_rng(seed).choice(n, COMPARED, replace=False))
+    return np.sort(np.random.default_rng(seed).choice(n, most, replace=False))
 
 
 def _mean_distance(x: Tensor, y: Tensor) -> float:
