@@ -139,11 +139,11 @@ def _settled(config: RunConfig, rows: data.DataSet) -> RunConfig:
     if config.simulator == "digits" and config.private == ("sklearn",):
         options.setdefault("margin", 0.0)  # these digits fill their frame, and have few pixels
         options.setdefault("size", config.size or 28)
-    if config.simulator == "faces" and rows.samples.ndim == 3:
+    if config.simulator in ("faces", "avatars") and rows.samples.ndim == 3:
         options.setdefault("grey", True)
     if config.size is not None:
         options.setdefault("size", config.size)
-    elif config.simulator in ("digits", "faces") and rows.samples.ndim >= 3:
+    elif config.simulator in ("digits", "faces", "avatars") and rows.samples.ndim >= 3:
         height, width = map(int, rows.samples.shape[1:3])
         options.setdefault("size", height if height == width else [height, width])
     private = tuple(path if _is_word(path) else str(Path(path).resolve()) for path in config.private)
