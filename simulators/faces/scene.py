@@ -32,7 +32,8 @@ def space(model: Model) -> ParameterSpace:
         pitch=Continuous(-0.25, 0.25),  # upwards
         roll=Continuous(-0.15, 0.15),  # anticlockwise
         position=Continuous(-0.06, 0.06, size=2),  # right and up, shares of the picture
-        scale=Continuous(0.88, 1.12, log=True),
+        scale=Continuous(0.92, 1.28, log=True),
+        stretch=Continuous(0.95, 1.3, log=True),  # of the width: many crops are scaled to a square
         field_of_view=Continuous(0.1, 0.5),
         light_across=Continuous(-1.3, 1.3),  # where it comes from: angle to the right
         light_up=Continuous(-0.3, 1.1),
@@ -61,6 +62,11 @@ def space(model: Model) -> ParameterSpace:
         cloth=Continuous(0, 1, size=3),
         background=Continuous(0, 1, size=6),  # two colours
         background_angle=Continuous(-math.pi, math.pi, wraps=True),
+        shade=Continuous(-1, 1, size=9),  # of the photograph: how much brighter it is here and there
+        cast=Continuous(-1, 1, size=2),  # cold to warm, magenta to green
+        contrast=Continuous(0.75, 1.6, log=True),
+        brightness=Continuous(-0.15, 0.15),
+        blur=Continuous(0, 0.8),
     )
 
 
@@ -96,7 +102,7 @@ def scene(model: Model, p: Params, aspect: float = 1.0) -> Scene:
     half = p["field_of_view"] / 2
     tangent = half * (1 + half * half / 3)
     near = 1 / (1 - points[:, 2] * (tangent / reach)[:, None])
-    x = points[:, 0] * near / (reach * aspect)[:, None] + 2 * p["position"][:, :1]
+    x = points[:, 0] * near / (reach * aspect / p["stretch"])[:, None] + 2 * p["position"][:, :1]
     y = points[:, 1] * near / reach[:, None] + 2 * p["position"][:, 1:]
     return Scene(x, y, near, _shaded(model, p, normals), _background(p), model.triangles)
 

@@ -7,19 +7,23 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
-from simpe.embedders.images import PixelsAndGradients
 from simpe.errors import InputError
+from simpe.scheduling import Strategy
 from simpe.simulators.faces import raster, reference
 from simpe.simulators.faces.head import head
 from simpe.simulators.faces.model import Model
 from simpe.simulators.faces.morphable import load
+from simpe.simulators.faces.photograph import photograph
 from simpe.simulators.faces.scene import Scene, scene, space
 from simpe.space import ParameterSpace, Params
+
+if TYPE_CHECKING:
+    from simpe.embedders.faces import FaceEmbedding
 
 Renderer = Literal["torch", "pyrender"]
 
@@ -45,6 +49,7 @@ class Faces:
     """
 
     colour = True  # folders of photographs are read in colour
+    strategy = Strategy(start=10, votes=8, release_strength=0.2)
 
     def __init__(
         self,
@@ -64,12 +69,24 @@ class Faces:
         self.grey = grey
         self.model = None if model is None else Path(model)
         self._model  # noqa: B018 - a file that cannot be used is found here
-        self.embedder = PixelsAndGradients()
 
     @cached_property
     def space(self) -> ParameterSpace:
         """What varies from face to face."""
         return space(self._model)
+
+    @cached_property
+    def embedder(self) -> FaceEmbedding:
+        """What a run compares faces in.
+
+        Raises InputError where its network is not installed.
+        """
+        from simpe.embedders.faces import FaceEmbedding
+
+        try:
+            return FaceEmbedding()
+        except ImportError as error:
+            raise InputError(f"{error}; or choose another embedder in a configuration, such as photographs") from None
 
     def render(self, p: Params) -> Tensor:
         """Draw n rows: parameters -> uint8 (n, height, width, 3), or (n, height, width) where grey.
@@ -86,7 +103,7 @@ class Faces:
             with torch.no_grad():
                 part = {name: x[start : start + rows] for name, x in p.items()}
                 view = scene(self._model, part, width / height)
-                out[start : start + rows] = draw(view, height, width, samples, self.renderer)
+                out[start : start + rows] = photograph(draw(view, height, width, samples, self.renderer), part)
 
         _side_by_side(block, range(0, n, rows), torch.get_num_threads() if device.type == "cpu" else 1)
         return _luma(out) if self.grey else out
