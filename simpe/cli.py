@@ -15,7 +15,9 @@ from simpe.errors import InputError
 
 if TYPE_CHECKING:
     from simpe.config import RunConfig
+    from simpe.evolution import Info
     from simpe.release import Release
+    from simpe.watch import Dashboard
 
 app = typer.Typer(
     name="simpe",
@@ -60,6 +62,7 @@ Seed = Annotated[int, typer.Option(help="Seed of the public randomness; the nois
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 Out = Annotated[Path, typer.Option(help="The run folder to make: release/ to give away, private/ to keep.")]
 SaveConfig = Annotated[Path | None, typer.Option(help="Also write the configuration that repeats this command.")]
+Watch = Annotated[bool, typer.Option("--watch", help="Show steps, noisy votes, survivors and time left while it runs.")]
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="A run folder.")]
 
 
@@ -91,6 +94,7 @@ def digits(
     seed: Seed = 0,
     device: Device = "auto",
     save_config: SaveConfig = None,
+    watch: Watch = False,
 ) -> None:
     """Make a private set of handwritten digits (or letters) look-alikes.
 
@@ -107,6 +111,7 @@ def digits(
             else None,
         ),
         save_config,
+        watch,
     )  # fmt: skip
 
 
@@ -149,6 +154,7 @@ def faces(
     seed: Seed = 0,
     device: Device = "auto",
     save_config: SaveConfig = None,
+    watch: Watch = False,
 ) -> None:
     """Make a private set of face photographs look-alikes: rendered heads of nobody.
 
@@ -173,6 +179,7 @@ def faces(
             options=None if model is None else {"model": str(model.resolve())},
         ),
         save_config,
+        watch,
     )  # fmt: skip
 
 
@@ -249,6 +256,7 @@ def network(
     seed: Seed = 0,
     device: Device = "auto",
     save_config: SaveConfig = None,
+    watch: Watch = False,
 ) -> None:
     """Make a synthetic capture, and its flow table, that resemble private traffic.
 
@@ -289,6 +297,7 @@ def network(
             options={name: value for name, value in options.items() if value is not None},
         ),
         save_config,
+        watch,
     )  # fmt: skip
     if compare:
         from simpe.simulators.network.traces import compare_with_input
@@ -313,6 +322,7 @@ def run(
     config: Annotated[Path, typer.Argument(metavar="CONFIG.toml", help="A configuration, as --save-config writes it.")],
     out: Annotated[Path | None, typer.Option(help="Another run folder than the configuration names.")] = None,
     save_config: SaveConfig = None,
+    watch: Watch = False,
 ) -> None:
     """Make a data set with any simulator, as a configuration says.
 
@@ -321,16 +331,16 @@ def run(
     from simpe.config import read_config
 
     read = read_config(config)
-    _run(read if out is None else read.model_copy(update={"out": out}), save_config)
+    _run(read if out is None else read.model_copy(update={"out": out}), save_config, watch)
 
 
 @app.command()
-def resume(folder: Folder) -> None:
+def resume(folder: Folder, watch: Watch = False) -> None:
     """Continue a run that was stopped, from where it was. Nothing is drawn or spent twice."""
     from simpe.runs import resume
 
-    with _Progress() as progress:
-        release = resume(folder, progress=progress)
+    with _shown(watch) as progress:
+        release = resume(folder, progress=progress, watch=progress.watch if watch else None)
     if release is None:
         print(f"{folder} is finished already: {folder / 'release'}")
     else:
@@ -357,15 +367,50 @@ def evaluate(
             "module:Name.  \\[default: that of the samples' kind]"
         ),
     ] = None,
+    public: Annotated[
+        bool, typer.Option("--public", help="The reference is public: the figures may go to DIR/release/.")
+    ] = False,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the classifier.")] = 0,
 ) -> None:
-    """Measure a release against real rows. The figures are not private: they go to DIR/private/ and to you."""
+    """Measure a release against real rows. The figures are not private: they go to DIR/private/ and to you.
+
+    With --public you declare that the reference is public; then they go to DIR/release/.
+    """
     from simpe import runs
 
     with _Progress() as progress:
-        found = runs.evaluate(folder, tuple(against), task=task, embedder=embedder, seed=seed, progress=progress)
+        found = runs.evaluate(
+            folder, tuple(against), public=public, task=task, embedder=embedder, seed=seed, progress=progress
+        )
     print(json.dumps(found, indent=2))
-    _say("Not private where the reference is not public: keep it with the run's private/ folder")
+    if not public:
+        _say("Not private: keep it with the run's private/ folder")
+
+
+@app.command()
+def report(
+    folder: Folder,
+    against: Annotated[
+        list[str] | None,
+        typer.Option(help="A public reference to compare the release with first, as simpe evaluate --public does."),
+    ] = None,
+    task: Annotated[
+        str | None, typer.Option(help="classify: also train a classifier on the release; needs --against.")
+    ] = None,
+) -> None:
+    """Write release/report.html, one file to give away: guarantee, budget, samples, votes, metrics, certificate.
+
+    Figures of simpe evaluate against private rows go to a second one, private/report.html.
+    """
+    from simpe import report, runs
+
+    if task is not None and not against:
+        raise InputError("--task needs --against: a public reference to test on")
+    if against:
+        with _Progress() as progress:
+            runs.evaluate(folder, tuple(against), public=True, task=task, progress=progress)
+    for path in report.write(folder):
+        print(f"  {'to give away' if path.parent.name == 'release' else 'to keep'}:  {path}")
 
 
 @app.command()
@@ -472,7 +517,7 @@ def budget(
         console.print(f"  {t} steps: sigma {sigma:.4f} ({100 * (sigma / base - 1):+.1f} %)", highlight=False)
 
 
-def _run(config: RunConfig, save_config: Path | None) -> None:
+def _run(config: RunConfig, save_config: Path | None, watch: bool) -> None:
     from simpe import runs
 
     if save_config is not None:
@@ -480,8 +525,8 @@ def _run(config: RunConfig, save_config: Path | None) -> None:
             raise InputError(f"--save-config {save_config}: exists already; choose another name")
         save_config.write_text(config.to_toml())
     try:
-        with _Progress() as progress:
-            release = runs.start(config, progress=progress)
+        with _shown(watch, f"epsilon {config.epsilon:g}, delta {config.delta:g}") as progress:
+            release = runs.start(config, progress=progress, watch=progress.watch if watch else None)
     except InputError:
         if save_config is not None and not config.out.exists():  # refused: it repeats nothing
             save_config.unlink()
@@ -494,6 +539,18 @@ def _conclude(folder: Path, release: Release) -> None:
     picture = next(iter(sorted((folder / "release").glob("*.png"), key=lambda path: path.name == "evolution.png")))
     print(f"  to give away:  {folder / 'release'}  (look at {picture})")
     print(f"  to keep:       {folder / 'private'}")
+
+
+def _shown(watch: bool, title: str = "") -> _Progress | Dashboard:
+    """A dashboard where one is asked for and there is a terminal to draw it on."""
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    if watch and console.is_terminal:
+        from simpe.watch import Dashboard
+
+        return Dashboard(console, title)
+    return _Progress()
 
 
 class _Progress:
@@ -529,6 +586,12 @@ class _Progress:
                 _say(what)
         if self._bar:
             self._bar.update(self._task, completed=done, total=total)
+
+    def watch(self, info: Info, steps: int) -> None:
+        """A line for each step."""
+        from simpe.watch import Summary
+
+        _say(str(Summary.of(info, steps)))
 
     def __exit__(self, *_: object) -> None:
         if self._bar:

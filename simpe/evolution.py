@@ -18,6 +18,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -35,6 +36,8 @@ from simpe.space import Params
 STAGE = 0
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, how much of it is done, and how much there is (0: a remark)."""
+Watch = Callable[["Info", int], None]
+"""Called after each step with what it did, all of it released, and the number of steps."""
 FEW = 100  # units, below which no useful result can be expected
 MOST_COUNTED = 1_000_000  # samples, where their number is not given
 MOST_SUPPORT = 20_000  # candidates that marginals weigh
@@ -54,6 +57,7 @@ class Setup:
     seed: int
     device: torch.device
     progress: Progress = lambda what, done, total: None
+    watch: Watch = lambda info, steps: None
 
 
 @dataclass(frozen=True)
@@ -148,6 +152,7 @@ def run(setup: Setup, private: PrivateData) -> tuple[Population, list[Info]]:
     for _ in range(setup.schedule.steps):
         state, info = step(setup, private, state)
         infos.append(info)
+        setup.watch(info, setup.schedule.steps)
     if setup.strategy.marginals:
         return _weigh(setup, private, state, infos[-1]), infos
     return _spread(setup, state, infos[-1]), infos
@@ -165,6 +170,7 @@ def evolve(
     device: str | torch.device = "cpu",
     run_id: str | None = None,
     progress: Progress | None = None,
+    watch: Watch | None = None,
 ) -> Release:
     """Make ``samples`` synthetic samples that resemble the private rows, within the budget at the door.
 
@@ -172,7 +178,8 @@ def evolve(
     times ``k``, which is the most rows that take part; one at least, and a million at most.
 
     ``embedder`` None takes the simulator's own (or, without one, the samples themselves, flattened). ``seed`` fixes the
-    public randomness; the noise is secret and never from it. ``run_id`` continues a run on the ledger.
+    public randomness; the noise is secret and never from it. ``run_id`` continues a run on the ledger. ``watch`` is
+    told what each step did.
 
     **Guarantee.** The release, its certificate and the noisy counts on the ledger are together (epsilon, delta)-DP as
     the budget of ``private`` says; see :class:`simpe.PrivateData`.
@@ -225,6 +232,7 @@ def evolve(
         seed=seed,
         device=torch.device(device),
         progress=progress or (lambda what, done, total: None),
+        watch=watch or (lambda info, steps: None),
     )
     population, infos = run(setup, private)
     rendered = render(simulator, population, lambda done, total: setup.progress("rendering the release", done, total))
@@ -235,6 +243,7 @@ def evolve(
         classes=private.classes,
         certificate=certificate(private, public),
         evolution=_lineage(setup, infos),
+        history=history(setup, private, population, infos),
         ledger=private.ledger,
         export=getattr(simulator, "export", None),
     )
@@ -446,6 +455,38 @@ def _weigh(setup: Setup, private: PrivateData, state: State, last: Info) -> Popu
     order = torch.randperm(len(labels), generator=generator).to(places.device)
     released = replace(support.take(torch.cat(chosen)[order]), labels=labels[order])
     return released.with_params(_variation(setup.simulator, released.params, 0.0, generator))
+
+
+def history(setup: Setup, private: PrivateData, population: Population, infos: list[Info]) -> dict[str, np.ndarray]:
+    """What a run bought and how it used it, for ``release/history.npz``: noisy counts and what follows from them.
+
+    In votes of a row (or unit), before any threshold; T steps:
+
+    - ``class_counts`` float64 (classes,), their noise's standard deviation ``class_noise`` ();
+    - ``noise`` float64 (T,), of each step's votes; ``candidates`` int64 (T,), how many were voted on;
+    - ``votes_1`` ... ``votes_T`` float64 (survivors,), and ``labels_1`` ... int64: indices into the classes;
+    - ``ancestors`` int64 (T,): how many of the first step's candidates the survivors descend from;
+    - ``parents`` int64 (): how many different candidates the samples were made from.
+
+    **Guarantee.** Post-processing of releases that the ledger holds: the class counts are replayed, which is free.
+    """
+    noise = setup.schedule.count_noise
+    counts = private.class_counts(noise, address=f"{STAGE}/counts") / private.charge(noise).sensitivity
+    found: dict[str, Any] = {
+        "class_counts": counts,
+        "class_noise": noise,
+        "noise": np.array([info.noise for info in infos]),
+        "candidates": np.array([len(info.candidates) for info in infos]),
+        "parents": len(torch.unique(population.parents)),
+    }
+    origin = torch.arange(len(infos[0].candidates), device=setup.device)
+    ancestors = []
+    for t, info in enumerate(infos):
+        origin = origin if t == 0 else origin[info.candidates.parents]
+        ancestors.append(len(torch.unique(origin[info.survivors])))
+        found[f"votes_{t + 1}"] = info.counts.double().cpu().numpy()
+        found[f"labels_{t + 1}"] = info.candidates.labels[info.survivors].cpu().numpy()
+    return {name: np.asarray(value) for name, value in {**found, "ancestors": ancestors}.items()}
 
 
 def _lineage(setup: Setup, infos: list[Info], slots: int = 16) -> list[Tensor]:

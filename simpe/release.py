@@ -31,8 +31,9 @@ class Release:
 
     ``samples`` (n, ...): uint8 for images. ``labels`` int64 (n,): indices into ``classes``, or None. ``params``:
     the simulator parameters of every sample. ``certificate``: see :func:`certificate`. ``evolution``: samples of the
-    same slots, step by step. ``ledger`` is the operator's and not for release. ``export`` is the simulator's own (see
-    :class:`simpe.Simulator`), or None.
+    same slots, step by step. ``history``: the noisy counts behind them, see :func:`simpe.evolution.history`.
+    ``ledger`` is the operator's and not for release. ``export`` is the simulator's own (see :class:`simpe.Simulator`),
+    or None.
     """
 
     samples: Tensor
@@ -41,6 +42,7 @@ class Release:
     classes: tuple[str, ...]
     certificate: dict[str, Any]
     evolution: list[Tensor]
+    history: dict[str, np.ndarray]
     ledger: Ledger = field(repr=False)
     export: Callable[[Release, Path], None] | None = field(default=None, repr=False)
 
@@ -51,10 +53,10 @@ class Release:
         if self.labels is not None:
             arrays["labels"] = named_labels(self.labels.numpy(), self.classes)
         arrays |= {f"param_{name}": value.numpy() for name, value in self.params.items()}
-        samples = io.BytesIO()
-        np.savez_compressed(samples, **arrays)
+        steps = [row.numpy() for row in self.evolution]
         files = {
-            "samples.npz": samples.getvalue(),
+            "samples.npz": _npz(arrays),
+            "history.npz": _npz({**self.history, "evolution": np.stack(steps)}),
             "certificate.json": (json.dumps(self.certificate, indent=2) + "\n").encode(),
         }
         if self.export is None:  # else it brings its own pictures
@@ -148,6 +150,12 @@ def certificate(private: PrivateData, public: dict[str, Any]) -> dict[str, Any]:
             *private.caveats,
         ],
     }
+
+
+def _npz(arrays: dict[str, Any]) -> bytes:
+    file = io.BytesIO()
+    np.savez_compressed(file, **arrays)
+    return file.getvalue()
 
 
 def _png(image: Any) -> bytes:

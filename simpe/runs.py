@@ -12,7 +12,7 @@ import torch
 from simpe import data, metrics, store
 from simpe.config import RunConfig, read_config
 from simpe.errors import InputError
-from simpe.evolution import Progress, classes_of, evolve, flatten, own_strategy, preflight
+from simpe.evolution import Progress, Watch, classes_of, evolve, flatten, own_strategy, preflight
 from simpe.plugins import load, make
 from simpe.privacy.accounting import Budget
 from simpe.privacy.ledger import Ledger
@@ -22,7 +22,13 @@ from simpe.release import Release, read_samples
 from simpe.scheduling import schedule
 
 
-def start(config: RunConfig, *, progress: Progress | None = None, noise: TestNoise | None = None) -> Release:
+def start(
+    config: RunConfig,
+    *,
+    progress: Progress | None = None,
+    watch: Watch | None = None,
+    noise: TestNoise | None = None,
+) -> Release:
     """Begin a run in a new folder ``config.out`` and carry it to its release.
 
     Everything that can be wrong with the input is found before the folder is made. ``noise`` replaces the secret noise
@@ -51,10 +57,18 @@ def start(config: RunConfig, *, progress: Progress | None = None, noise: TestNoi
     schedule(_budget(config), config.steps, one_bin=one_bin, marginals=strategy.marginals, spent=spent)
     store.create_run(config.out, config.to_toml(), config.ledger)
     with store.exclusively(config.out):
-        return _carry_on(config, _door(config, rows, store.open_ledger(config.out), noise), parts, device, progress)
+        return _carry_on(
+            config, _door(config, rows, store.open_ledger(config.out), noise), parts, device, progress, watch
+        )
 
 
-def resume(folder: Path, *, progress: Progress | None = None, noise: TestNoise | None = None) -> Release | None:
+def resume(
+    folder: Path,
+    *,
+    progress: Progress | None = None,
+    watch: Watch | None = None,
+    noise: TestNoise | None = None,
+) -> Release | None:
     """Continue the run in a folder from wherever it stopped; None, and nothing changed, when it is finished.
 
     Releases that the ledger holds are replayed, never drawn again, so the result equals that of an uninterrupted run.
@@ -70,13 +84,14 @@ def resume(folder: Path, *, progress: Progress | None = None, noise: TestNoise |
     rows = _read(config, progress)
     parts, device = _parts(config, rows), _device(config.device)
     with store.exclusively(folder):
-        return _carry_on(config, _door(config, rows, store.open_ledger(folder), noise), parts, device, progress)
+        return _carry_on(config, _door(config, rows, store.open_ledger(folder), noise), parts, device, progress, watch)
 
 
 def evaluate(
     folder: Path,
     against: tuple[str, ...],
     *,
+    public: bool = False,
     task: str | None = None,
     embedder: str | None = None,
     seed: int = 0,
@@ -86,17 +101,21 @@ def evaluate(
 
     The figures are those of the simulator's own ``evaluate``, where it has one, or of :func:`simpe.metrics.evaluate`,
     in the feature space of an ``embedder`` (a name from ``simpe list``, or ``module:Name``) or of its own.
-    They are not private, and are also written to ``private/metrics.json`` where the folder has a ``private/``.
 
-    Raises InputError.
+    **Guarantee.** None, unless ``public``: they are also written to ``private/metrics.json`` where the folder has a
+    ``private/``. With ``public`` the operator declares that the inputs are public; then the figures are
+    post-processing of the release, and go to ``release/metrics.json``.
+
+    Raises InputError, also where an input declared public is or holds the run's private one.
     """
     if task not in (None, "classify"):
         raise InputError(f"--task must be classify, got {task!r}")
     path = folder / "private" / store.CONFIG
     config = read_config(path) if path.is_file() else None
+    if config and public:
+        _refuse_private(config.private, against)
     if config and hasattr(load(config.simulator, "simpe.simulators", config.modules), "evaluate"):
-        if not store.finished(folder):
-            raise InputError(f"{folder}: not finished; continue it with: simpe resume {folder}")
+        store.require_finished(folder)
         if embedder is not None:
             raise InputError(f"--embedder: {config.simulator} is measured in its own way; leave it out")
         report = progress or (lambda what, done, total: None)
@@ -111,10 +130,25 @@ def evaluate(
         found = metrics.evaluate(
             samples, labels, real.samples, real.labels, embedder=space, task=task, seed=seed, progress=progress
         )
+    if public:
+        names = [Path(name).name for name in against]  # where they lie is the operator's business
+        found = {"against": names, "reference": "public, as declared by the operator", **found}
+        store.write_public(folder, "metrics.json", json.dumps(found, indent=2) + "\n")
+        return found
     found = {"against": against[0] if len(against) == 1 else list(against), "differentially_private": False, **found}
     if (folder / "private").is_dir():
         store.write_private(folder, "metrics.json", json.dumps(found, indent=2) + "\n")
     return found
+
+
+def _refuse_private(private: tuple[str, ...], against: tuple[str, ...]) -> None:
+    """Raise InputError where a reference declared public is a private input, holds one or lies in one."""
+    for one in against:
+        for other in private:
+            word = _is_word(one) or _is_word(other)
+            ours, theirs = Path(one).resolve(), Path(other).resolve()
+            if one == other if word else ours.is_relative_to(theirs) or theirs.is_relative_to(ours):
+                raise InputError(f"{one}: is the run's private input, so it is no public reference; give another")
 
 
 def _read(config: RunConfig, progress: Progress | None) -> data.DataSet:
@@ -212,6 +246,7 @@ def _carry_on(
     parts: tuple[Simulator, Embedder],
     device: torch.device,
     progress: Progress | None,
+    watch: Watch | None,
 ) -> Release:
     store.log(config.out, "begun or resumed")
     release = evolve(
@@ -224,6 +259,7 @@ def _carry_on(
         device=device,
         run_id=config.run,
         progress=progress,
+        watch=watch,
     )
     store.write_release(config.out, release)
     store.log(config.out, "released")

@@ -1,7 +1,8 @@
 """The run folder: it appears whole, grows by whole files, and says for itself how to resume.
 
-DIR/release/   what may be given away: samples.npz, certificate.json, and pictures or what the simulator exports
-DIR/private/   the operator's own (mode 0700): config.toml, ledger.jsonl, run.log, metrics.json
+DIR/release/   what may be given away: samples.npz, certificate.json, history.npz, and pictures or what the simulator
+               exports; also report.html, and metrics.json of a public reference
+DIR/private/   the operator's own (mode 0700): config.toml, ledger.jsonl, run.log, metrics.json, report.html
 """
 
 from __future__ import annotations
@@ -68,6 +69,14 @@ def finished(folder: Path) -> bool:
     return (folder / "release").is_dir()
 
 
+def require_finished(folder: Path) -> None:
+    """Raise InputError unless the folder holds a release."""
+    if not finished(folder):
+        run = (folder / "private" / CONFIG).is_file()
+        said = f"not finished; continue it with: simpe resume {folder}" if run else "no run folder; give one"
+        raise InputError(f"{folder}: {said}")
+
+
 def write_release(folder: Path, release: Release) -> None:
     """Put ``release/`` into a run folder, whole."""
     with _appearing(folder / "release") as new:
@@ -100,6 +109,13 @@ def write_private(folder: Path, name: str, content: str) -> Path:
     """Write a file into ``private/``, whole."""
     path = folder / "private" / name
     write_atomically(path, content.encode(), mode=0o600)
+    return path
+
+
+def write_public(folder: Path, name: str, content: str) -> Path:
+    """Write a file into ``release/``, whole: nothing but what follows from the release and from public inputs."""
+    path = folder / "release" / name
+    write_atomically(path, content.encode())
     return path
 
 

@@ -3,6 +3,7 @@
 import gzip
 import json
 import os
+import re
 import resource
 import stat
 import subprocess
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from sklearn.datasets import load_digits
 
 from simpe.simulators.typefaces import packaged
 
@@ -53,7 +55,7 @@ def finished(folder):
 
 def test_a_run_folder_holds_what_may_be_given_away_and_what_may_not(finished):
     release = {path.name for path in (finished / "release").iterdir()}
-    assert release == {"samples.npz", "grid.png", "evolution.png", "certificate.json"}
+    assert release == {"samples.npz", "history.npz", "grid.png", "evolution.png", "certificate.json"}
     private = {path.name for path in (finished / "private").iterdir()}
     assert {"ledger.jsonl", "config.toml", "run.log"} <= private
     assert stat.S_IMODE((finished / "private").stat().st_mode) == 0o700
@@ -106,6 +108,29 @@ def test_evaluate_prints_json_and_keeps_it_private(folder, finished):
     assert again["feature_space"].startswith("simpe.embedders.images:blurred_pixels")
     assert again["frechet_distance"] != found["frechet_distance"]
     assert "not registered" in error(*command, "blurred", cwd=folder)
+
+
+def test_report_writes_two_files_and_takes_a_public_reference(folder, finished):
+    digits = load_digits()
+    np.savez(folder / "public.npz", images=digits.images.astype(np.uint8) * 15, labels=digits.target)
+    out = simpe("report", "run", "--against", folder / "public.npz", cwd=folder).stdout
+    assert re.findall(r"\S+report.html", out) == ["run/release/report.html", "run/private/report.html"]
+    metrics = json.loads((finished / "release" / "metrics.json").read_text())
+    assert metrics["against"] == ["public.npz"]  # its name, not where it lies
+    text = (finished / "release" / "report.html").read_text()
+    assert "Against public.npz" in text
+    assert str(folder) not in text
+    assert "sklearn" not in text
+
+
+def test_bad_reports_are_refused(folder, finished):
+    assert "private input" in error("report", "run", "--against", "sklearn", cwd=folder)
+    assert "private input" in error("evaluate", "run", "--against", "sklearn", "--public", cwd=folder)
+    assert "needs --against" in error("report", "run", "--task", "classify", cwd=folder)
+    assert "no run folder" in error("report", "nothing", cwd=folder)
+    (folder / "half" / "private").mkdir(parents=True)
+    (folder / "half" / "private" / "config.toml").write_bytes((finished / "private" / "config.toml").read_bytes())
+    assert "not finished; continue it with: simpe resume half" in error("report", "half", cwd=folder)
 
 
 def test_budget_says_what_steps_cost(folder):

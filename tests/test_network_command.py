@@ -94,6 +94,7 @@ def certificate(path: Path) -> dict:
 def test_the_release_holds_a_capture_its_flows_and_a_picture(finished: tuple[Path, str]) -> None:
     release = finished[0] / "release"
     names = {"synthetic.pcap", "flows.parquet", "flows.csv", "traffic.png", "samples.npz", "certificate.json"}
+    names |= {"figures.json", "history.npz"}
     assert {path.name for path in release.iterdir()} == names
     counts = capture.Counts()
     parsed = assemble(capture.read(release / "synthetic.pcap", counts))

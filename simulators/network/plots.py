@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,37 +16,61 @@ _SERVICES = 14  # bars of the most frequent services
 _PROTOCOLS = {6: "TCP", 17: "UDP", 1: "ICMP", 58: "ICMPv6"}
 
 
-def compare(traffic: Mapping[str, Flows], path: Path, start: float, length: float, title: str = "") -> None:
-    """Draw flow tables, name -> flows, over each other into a PNG; the first is drawn full.
+def panels(traffic: Mapping[str, Flows], start: float, length: float) -> list[dict[str, Any]]:
+    """What the pictures show, as JSON can hold it: shares of flows, one panel a quantity.
 
     ``start`` and ``length`` are the window that arrivals are shown in (s since 1970, s); flows that lie outside are
-    stretched over it. Needs matplotlib. Raises OSError where it cannot be written.
+    stretched over it. Each panel has a ``title`` and ``series``, name -> shares; and either ``names`` of its bars or
+    the ``edges`` of its bins, with ``log`` for a logarithmic axis.
+    """
+    names, shares = zip(*(_services(flows) for flows in traffic.values()), strict=True)
+    top = np.argsort(-shares[0], kind="stable")[:_SERVICES]
+    bars = [
+        ("server ports", [names[0][i] for i in top], [share[top] for share in shares]),
+        ("protocols", [*_PROTOCOLS.values(), "other"], [_protocols(flows) for flows in traffic.values()]),
+    ]
+    found: list[dict[str, Any]] = [
+        {"title": title, "names": labels, "series": _by_name(traffic, values)} for title, labels, values in bars
+    ]
+    steps: list[tuple[str, NDArray[np.float64], Callable[[Flows], NDArray[np.float64]]]] = [
+        ("payload bytes of a flow", np.geomspace(1, 1e8, 40), lambda flows: _values(flows, "bytes")),
+        ("duration of a flow (s)", np.geomspace(1e-4, 4e3, 40), lambda flows: _values(flows, "duration")),
+        ("time between flows (s)", np.geomspace(1e-6, 4e3, 40), lambda flows: _values(flows, "arrival")),
+        ("arrivals over the window (s)", np.linspace(0, length, 41), lambda flows: _since(flows, start, length)),
+    ]
+    for title, edges, of in steps:
+        log = not title.startswith("arrivals")
+        values = [of(flows).clip(edges[0], edges[-1]) if log else of(flows) for flows in traffic.values()]
+        binned = [np.histogram(value, edges)[0] / max(1, len(value)) for value in values]
+        found.append({"title": title, "edges": edges.tolist(), "log": log, "series": _by_name(traffic, binned)})
+    return found
+
+
+def draw(panels: list[dict[str, Any]], path: Path, title: str = "") -> None:
+    """Draw :func:`panels` into a PNG; the first of two series is drawn full, the other over it.
+
+    Needs matplotlib. Raises OSError where it cannot be written.
     """
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(13, 7), layout="constrained")
-    figure.suptitle(title or "Traffic: " + " (full) and ".join(traffic) + " (outlined)")
-    axes = figure.subplots(2, 3).ravel()
-
-    names, shares = zip(*(_services(flows) for flows in traffic.values()), strict=True)
-    top = np.argsort(-shares[0], kind="stable")[:_SERVICES]
-    _bars(axes[0], [names[0][i] for i in top], [share[top] for share in shares])
-    axes[0].set_title("server ports")
-    _bars(axes[1], [*_PROTOCOLS.values(), "other"], [_protocols(flows) for flows in traffic.values()])
-    axes[1].set_title("protocols")
-    for axis, column, low, high, name in (
-        (axes[2], "bytes", 1, 1e8, "payload bytes of a flow"),
-        (axes[3], "duration", 1e-4, 4e3, "duration of a flow (s)"),
-        (axes[4], "arrival", 1e-6, 4e3, "time between flows (s)"),
-    ):
-        edges = np.geomspace(low, high, 40)
-        _steps(axis, edges, [_values(flows, column).clip(low, high) for flows in traffic.values()])
-        axis.set_xscale("log")
-        axis.set_title(name)
-    edges = np.linspace(0, length, 41)
-    _steps(axes[5], edges, [_since(flows, start, length) for flows in traffic.values()])
-    axes[5].set_title("arrivals over the window (s)")
+    figure.suptitle(title or "Traffic: " + " (full) and ".join(panels[0]["series"]) + " (outlined)")
+    for axis, panel in zip(figure.subplots(2, 3).ravel(), panels, strict=True):
+        axis.set_title(panel["title"])
+        for i, share in enumerate(panel["series"].values()):
+            if "names" in panel:
+                style = {"fill": False, "edgecolor": "#c8552b"} if i else {"color": "#3b6ea8"}
+                axis.bar(panel["names"], share, **style)
+                axis.tick_params(axis="x", labelrotation=90)
+            else:
+                axis.stairs(share, panel["edges"], fill=i == 0, color="#c8552b" if i else "#3b6ea8")
+                axis.set_xscale("log" if panel["log"] else "linear")
+        axis.set_ylabel("share of flows" if "names" in panel else "share")
     figure.savefig(path, dpi=90, metadata={"Software": None})
+
+
+def _by_name(traffic: Mapping[str, Flows], values: list[NDArray[np.float64]]) -> dict[str, list[float]]:
+    return {name: np.round(share, 6).tolist() for name, share in zip(traffic, values, strict=True)}
 
 
 def _values(flows: Flows, column: str) -> NDArray[np.float64]:
@@ -81,18 +105,3 @@ def _services(flows: Flows) -> tuple[list[str], NDArray[np.float64]]:
 def _protocols(flows: Flows) -> NDArray[np.float64]:
     shares = [float((flows["protocol"] == number).sum()) / max(1, len(flows["protocol"])) for number in _PROTOCOLS]
     return np.array([*shares, max(0.0, 1 - sum(shares))])
-
-
-def _bars(axis: Any, names: list[str], shares: list[NDArray[np.float64]]) -> None:
-    axis.bar(names, shares[0], color="#3b6ea8")
-    for share in shares[1:]:
-        axis.bar(names, share, fill=False, edgecolor="#c8552b")
-    axis.set_ylabel("share of flows")
-    axis.tick_params(axis="x", labelrotation=90)
-
-
-def _steps(axis: Any, edges: NDArray[np.float64], values: list[NDArray[np.float64]]) -> None:
-    for i, value in enumerate(values):
-        share = np.histogram(value, edges)[0] / max(1, len(value))
-        axis.stairs(share, edges, fill=i == 0, color="#c8552b" if i else "#3b6ea8")
-    axis.set_ylabel("share")

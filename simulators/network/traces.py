@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from ipaddress import IPv6Address, ip_address, ip_network
@@ -29,7 +30,7 @@ from simpe.simulators.network.profiles import NAMES
 from simpe.simulators.network.schema import COLUMNS, OUTCOMES, Flows
 from simpe.simulators.network.simulator import Traffic, rows_of
 from simpe.space import Params
-from simpe.store import CONFIG, finished
+from simpe.store import CONFIG, finished, write_private
 
 START, LENGTH = 1_704_067_200.0, 3600.0  # 2024-01-01T00:00:00Z and an hour
 INSIDE = ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7")
@@ -167,10 +168,11 @@ class Traces(Traffic):
         return {name: column[order] for name, column in {**flows, **(more or {})}.items()}
 
     def export(self, release: Release, folder: Path) -> None:
-        """Write ``synthetic.pcap``, the same flows as ``flows.parquet`` and ``flows.csv``, and ``traffic.png``.
+        """Write ``synthetic.pcap``, the same flows as ``flows.parquet`` and ``flows.csv``, and a picture of them.
 
         The tables have the columns of ``schema.COLUMNS``, addresses and outcomes as text, the name of the profile as
-        ``application``, and the label if there is one; the picture compares them with Random, which is public.
+        ``application``, and the label if there is one; the picture (``traffic.png``, its numbers in ``figures.json``)
+        compares them with Random, which is public.
         """
         labels: Flows = {}
         if release.labels is not None:
@@ -180,7 +182,9 @@ class Traces(Traffic):
         flows["application"] = np.array(NAMES)[flows["profile"]]
         write_tables({name: flows[name] for name in (*COLUMNS, "application", *labels)}, folder)
         prior = self.table(self.random(self._prior, public_generator(0, "prior")))
-        plots.compare({"synthetic": flows, "random parameters": prior}, folder / "traffic.png", self.start, self.length)
+        panels = plots.panels({"synthetic": flows, "random parameters": prior}, self.start, self.length)
+        plots.draw(panels, folder / "traffic.png")
+        (folder / "figures.json").write_text(json.dumps(panels))
 
     def evaluate(
         self, release: Path, against: tuple[str, ...], task: str | None, seed: int, progress: evaluation.Progress
@@ -264,7 +268,9 @@ def compare_with_input(folder: Path) -> Path:
         "synthetic": inputs.read([folder / "release" / "flows.parquet"], preset="simpe"),
         "input": inputs.read(config.private, preset=traces.preset),
     }
+    panels = plots.panels(drawn, traces.start, traces.length)
     path = folder / "private" / "comparison.png"
-    plots.compare(drawn, path, traces.start, traces.length, "NOT PRIVATE: synthetic (full) and the input (outlined)")
+    plots.draw(panels, path, "NOT PRIVATE: synthetic (full) and the input (outlined)")
     path.chmod(0o600)
+    write_private(folder, "figures.json", json.dumps(panels))
     return path
