@@ -1,5 +1,7 @@
 """The two renderers of faces: the batched one against a plain loop and against pyrender."""
 
+import pickle
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +10,7 @@ from hypothesis import strategies as st
 from torch.nn.functional import max_pool2d
 
 from simpe.errors import InputError
+from simpe.rendering import Parallel
 from simpe.simulators.faces import raster, reference
 from simpe.simulators.faces.head import head
 from simpe.simulators.faces.scene import Scene, scene, space
@@ -146,6 +149,18 @@ def test_the_reference_draws_any_size_and_serves_the_simulator():
     assert (images.float() - Faces((48, 80)).render(p).float()).abs().mean() < 5
     view = heads(1)
     assert torch.equal(draw(view, 32, 32, renderer="pyrender"), reference.draw(view, 32, 32))
+
+
+@needs_pyrender
+def test_the_reference_refuses_to_be_spread_over_processes():
+    p = Faces(16).space.sample(3, torch.Generator().manual_seed(0)) | {"label": torch.zeros(3, dtype=torch.int64)}
+    with (
+        Parallel(Faces(16, renderer="pyrender"), processes=2) as parallel,
+        pytest.raises(InputError, match="a process of its own") as error,
+    ):
+        parallel.render(p)
+    assert "\n" not in str(error.value)
+    assert pickle.loads(pickle.dumps(Faces(16))).size == (16, 16)
 
 
 def test_what_is_missing_is_named(monkeypatch):

@@ -89,6 +89,12 @@ class Scene:
     background: Tensor
     triangles: Tensor
 
+    def rows(self, part: slice) -> Scene:
+        """Some of the heads."""
+        return Scene(
+            self.x[part], self.y[part], self.near[part], self.colour[part], self.background[part], self.triangles
+        )
+
 
 def scene(model: Model, p: Params, aspect: float = 1.0) -> Scene:
     """The scene of n rows of parameters; ``aspect``: width over height of the picture."""
@@ -96,7 +102,8 @@ def scene(model: Model, p: Params, aspect: float = 1.0) -> Scene:
     points = model.shape(_coefficients(model, p))
     normals = _normals(points, model.ring)
     turn = _rotation(p)
-    points, normals = _posed(points, turn, model.turn, _AIM), _posed(normals, turn, model.turn, (0.0, 0.0, 0.0))
+    points = _posed(points - points.new_tensor(_AIM)[:, None], turn, model.turn)
+    normals = _posed(normals, turn, model.turn)
 
     reach = _HALF / p["scale"]
     half = p["field_of_view"] / 2
@@ -156,11 +163,14 @@ def _normals(points: Tensor, ring: Tensor) -> Tensor:
     lines = points.reshape(-1, points.shape[2])  # index_select is fast on two dimensions, and slow on more
     a, b, c, d = (lines.index_select(1, neighbour).reshape(points.shape) for neighbour in ring)
     u, v = a - b, c - d
-    x = u[:, 1] * v[:, 2] - u[:, 2] * v[:, 1]
-    y = u[:, 2] * v[:, 0] - u[:, 0] * v[:, 2]
-    z = u[:, 0] * v[:, 1] - u[:, 1] * v[:, 0]
-    length = (x * x + y * y + z * z).sqrt().clamp(min=1e-9)
-    return torch.stack([x / length, y / length, z / length], dim=1)
+    x = (u[:, 1] * v[:, 2]).sub_(u[:, 2] * v[:, 1])
+    y = (u[:, 2] * v[:, 0]).sub_(u[:, 0] * v[:, 2])
+    z = (u[:, 0] * v[:, 1]).sub_(u[:, 1] * v[:, 0])
+    length = (x * x).add_(y * y).add_(z * z).sqrt_().clamp_(min=1e-9)
+    out = torch.empty_like(points)
+    for own, unit in zip((x, y, z), out.unbind(1), strict=True):
+        torch.div(own, length, out=unit)
+    return out
 
 
 def _turned(angle: Tensor) -> tuple[Tensor, Tensor]:
@@ -180,13 +190,13 @@ def _rotation(p: Params) -> list[list[Tensor]]:
     ]
 
 
-def _posed(points: Tensor, turn: list[list[Tensor]], share: Tensor, middle: tuple[float, float, float]) -> Tensor:
-    """Points (n, 3, V) seen from ``middle``, turned about it, each vertex by its share of the turn."""
-    x, y, z = (points[:, i] - middle[i] for i in range(3))
-    rows = []
-    for own, (a, b, c) in zip((x, y, z), turn, strict=True):
-        rows.append(own + share * (a * x + b * y + c * z - own))
-    return torch.stack(rows, dim=1)
+def _posed(points: Tensor, turn: list[list[Tensor]], share: Tensor) -> Tensor:
+    """Points (n, 3, V) turned about the origin, each vertex by its share of the turn."""
+    x, y, z = points.unbind(1)
+    out = torch.empty_like(points)
+    for own, moved, (a, b, c) in zip((x, y, z), out.unbind(1), turn, strict=True):
+        torch.mul(x, a, out=moved).add_(y * b).add_(z * c).sub_(own).mul_(share).add_(own)
+    return out
 
 
 def _shaded(model: Model, p: Params, normals: Tensor) -> Tensor:
@@ -196,20 +206,21 @@ def _shaded(model: Model, p: Params, normals: Tensor) -> Tensor:
     half = (light[0], light[1], light[2] + 1)
     length = (half[0] * half[0] + half[1] * half[1] + half[2] * half[2]).sqrt()
     x, y, z = normals.unbind(1)
-    direct = (x * light[0] + y * light[1] + z * light[2]).clamp(min=0)
-    shine = ((x * half[0] + y * half[1] + z * half[2]) / length).clamp(min=0.01)  # its power is no denormal: slow
+    direct = (x * light[0]).add_(y * light[1]).add_(z * light[2]).clamp_(min=0)
+    shine = (x * half[0]).add_(y * half[1]).add_(z * half[2]).div_(length)
+    shine.clamp_(min=0.01)  # its power is no denormal: slow
     for _ in range(4):
-        shine = shine * shine
-    ambient = p["ambient"][:, None]
-    strength = p["exposure"][:, None] * (ambient * (0.8 + 0.2 * y) + (1 - ambient) * 1.35 * direct)
-    gloss = (1 - ambient) * 0.5 * shine * model.gloss
+        shine *= shine
+    ambient, exposure = p["ambient"][:, None], p["exposure"][:, None]
+    strength = (0.2 * y).add_(0.8).mul_(ambient).add_(direct.mul_((1 - ambient) * 1.35)).mul_(exposure)
+    gloss = shine.mul_((1 - ambient) * 0.5).mul_(model.gloss)
     warm, green = p["light_colour"][:, :1], p["light_colour"][:, 1:]
     tint = (1 + 0.16 * warm - 0.03 * green, 1 + 0.04 * green, 1 - 0.22 * warm - 0.03 * green)
-    albedo = model.colour(_palette(p))
-    shown = [((albedo[:, i] * strength + gloss) * tint[i]).clamp(0, 1).sqrt() for i in range(3)]
-    grey = 0.3 * shown[0] + 0.59 * shown[1] + 0.11 * shown[2]
-    keep = _colourful(p)[:, None]
-    return torch.stack([grey + keep * (channel - grey) for channel in shown], dim=1)
+    shown = model.colour(_palette(p))
+    for channel, light_of in zip(shown.unbind(1), tint, strict=True):
+        channel.mul_(strength).add_(gloss).mul_(light_of).clamp_(0, 1).sqrt_()
+    grey = (0.3 * shown[:, 0]).add_(0.59 * shown[:, 1]).add_(0.11 * shown[:, 2])[:, None]
+    return shown.sub_(grey).mul_(_colourful(p)[:, None, None]).add_(grey)
 
 
 def _colourful(p: Params) -> Tensor:

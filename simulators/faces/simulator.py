@@ -108,6 +108,13 @@ class Faces:
         _side_by_side(block, range(0, n, rows), torch.get_num_threads() if device.type == "cpu" else 1)
         return _luma(out) if self.grey else out
 
+    def __getstate__(self) -> dict[str, Any]:
+        if self.renderer == "pyrender":
+            raise InputError(
+                "pyrender has a process of its own, so it cannot be spread over others; use renderer='torch'"
+            )
+        return self.__dict__
+
     def public_inputs(self) -> dict[str, Any]:
         """What the samples are made from: the settings, and the model's file with its SHA-256."""
         digest = None if self.model is None else hashlib.sha256(self.model.read_bytes()).hexdigest()
