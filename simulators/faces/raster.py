@@ -11,6 +11,8 @@ Steps are few and large, for each has a price of its own, and blocks of heads sm
 
 from __future__ import annotations
 
+import functools
+import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -57,7 +59,7 @@ def _draw(scene: Scene, tall: int, wide: int, samples: int, pixels: Tensor) -> N
     torch.add((head.float() * lines).add_(first[1]).mul_(pitch), first[0], out=place)
     place_right[:], place_down[:] = 1, pitch
     torch.arange(n, n + len(head), device=device, out=triangles[_NUMBER.start])
-    _fill(canvas, triangles[: _NUMBER.stop].unflatten(0, (6, 3)), counts, size)
+    _fill(canvas, triangles[: _NUMBER.stop].view(6, 3, len(head)), counts, size)
     winner = canvas.reshape(n, lines, pitch)[:, :tall, :wide] & 0xFFFFFFFF
     _colour(winner, known[_COLOUR.start :], samples, pixels)
 
@@ -106,7 +108,7 @@ def _seen(table: Tensor, triangles: Tensor, tall: int, wide: int) -> tuple[Tenso
     first, size = (_taken(sides.flatten(1), which) for sides in (first, size))
     across, down = size.clamp(max=_BOX + 1)
     kind = down.mul_(_BOX + 1).add_(across).mul_(area.gt_(_LEAST)).to(torch.uint8)
-    groups = [_where(kind, lambda k, code=(_BOX + 1) * h + w: k == code) for h, w in _SHAPES]
+    groups = [_where(kind, functools.partial(operator.eq, (_BOX + 1) * h + w)) for h, w in _SHAPES]
     groups.append(_where(kind, lambda k: (k > _BOX * (_BOX + 1) + _BOX) | (k > 0) & (k % (_BOX + 1) == 0)))
     which = torch.cat(groups)
     counts = [len(group) for group in groups]
@@ -128,7 +130,7 @@ def _planes(table: Tensor, corners: Tensor, first: Tensor, out: Tensor) -> None:
     torch.sub(at[1:], at[:2], out=edge[:2])
     torch.sub(at[0], at[2], out=edge[2])
     away = first - at
-    inside = out[:9].unflatten(0, (3, 3))
+    inside = out[:9].view(3, 3, out.shape[1])
     inside[:, 1] = edge[:, 1]
     torch.neg(edge[:, 0], out=inside[:, 2])
     torch.sub(away[:, 0] * edge[:, 1], away[:, 1] * edge[:, 0], out=inside[:, 0])
@@ -136,7 +138,7 @@ def _planes(table: Tensor, corners: Tensor, first: Tensor, out: Tensor) -> None:
     # A corner's share is the plane that is 0 on the edge across from it.
     third, first_corner = (values[2] - values[1]).div_(area), (values[0] - values[1]).div_(area)
     for rows, i in ((slice(9, 12), slice(0, 1)), (_COLOUR, slice(1, 4))):
-        known = out[rows].unflatten(0, (-1, 3))
+        known = out[rows].view((rows.stop - rows.start) // 3, 3, out.shape[1])
         torch.add(third[i, None] * inside[0], first_corner[i, None] * inside[1], out=known)
         known[:, 0] += values[1, i]
     inside[:, 0] += (area / 16).clamp_(max=_EDGE)  # a sliver by less: its values run steeply
@@ -150,7 +152,7 @@ def _fill(canvas: Tensor, planes: Tensor, counts: list[int], size: Tensor) -> No
     each shape. ``size`` (2, m): samples of a box to the right and down.
     """
     small = sum(counts[:-1])
-    boxes = [*zip(_SHAPES, planes.split(counts, 2), strict=False)]
+    boxes = [*zip(_SHAPES, torch.split(planes, counts, 2), strict=False)]
     boxes.append(((_TILE, _TILE), _tiles(planes[..., small:], size[:, small:])))
     each = torch.empty((6, sum(h * w * own.shape[2] for (h, w), own in boxes)), device=canvas.device)
     steps = torch.arange(_TILE, device=canvas.device, dtype=torch.float32)[:, None]
@@ -159,7 +161,7 @@ def _fill(canvas: Tensor, planes: Tensor, counts: list[int], size: Tensor) -> No
         start, stop = stop, stop + h * w * own.shape[2]
         value, right, down = own.unbind(1)
         line = value[:, None] + down[:, None] * steps[:h]
-        out = each[:, start:stop].unflatten(1, (h, w, own.shape[2]))
+        out = each[:, start:stop].view(6, h, w, own.shape[2])
         torch.add(line[:, :, None], (right[:, None] * steps[:w])[:, None], out=out)
     hit = _where(torch.minimum(torch.minimum(each[0], each[1]), each[2]), lambda least: least >= 0)
     near, place, number = (row.index_select(0, hit) for row in each[3:])
@@ -176,7 +178,7 @@ def _tiles(planes: Tensor, size: Tensor) -> Tensor:
     across = across.index_select(0, whole)
     row = (nth.double() / across).long()
     right, below = (nth - row * across) * _TILE, row * _TILE
-    planes = _taken(planes.flatten(0, 1), whole).unflatten(0, (6, 3))
+    planes = _taken(planes.flatten(0, 1), whole).view(6, 3, len(whole))
     planes[:, 0] += (planes[:, 1] * right.float()).add_(planes[:, 2] * below.float())
     return planes
 
@@ -191,7 +193,7 @@ def _backgrounds(background: Tensor, tall: int, wide: int) -> Tensor:
 def _colour(winner: Tensor, known: Tensor, samples: int, pixels: Tensor) -> None:
     """The colours of the winners (n, tall, wide), averaged over the samples of a pixel."""
     taken = _taken(known, winner.flatten()).reshape(-1, *winner.shape)
-    planes, (left, top) = taken[:9].unflatten(0, (3, 3)), taken[9:]
+    planes, (left, top) = taken[:9].view(3, 3, *winner.shape), taken[9:]
     _, tall, wide = winner.shape
     across = torch.arange(wide, device=known.device, dtype=torch.float32)
     down = torch.arange(tall, device=known.device, dtype=torch.float32)[:, None]
