@@ -183,6 +183,59 @@ def faces(
     )  # fmt: skip
 
 
+@app.command()
+def gallery(
+    public: Annotated[
+        str,
+        typer.Option(
+            help="The gallery: samples that are public, and are released as they are. A folder of images, an .npz "
+            "file, or a release's samples.npz. None of the private rows may be among them."
+        ),
+    ],
+    private: Annotated[str, typer.Option(help=f"The private rows: {FILES}.")],
+    out: Out,
+    epsilon: Epsilon = 1.0,
+    delta: Delta = 1e-6,
+    samples: Samples = 10_000,
+    steps: Steps = None,
+    embedder: Annotated[
+        str | None,
+        typer.Option(
+            help="What says which samples are alike: an embedder from simpe list, or module:Name.  "
+            "\\[default: that of the samples' kind]"
+        ),
+    ] = None,
+    colour: Annotated[bool, typer.Option("--colour", help="Read folders of images in colour.")] = False,
+    label: Annotated[
+        str | None, typer.Option(metavar="ARRAY", help="Array of the private .npz that names each row's class.")
+    ] = None,
+    classes: Annotated[str | None, typer.Option(help="The classes, public, separated by commas.")] = None,
+    unit: Unit = None,
+    k: K = 1,
+    relation: Relation = "add_remove",
+    ledger: SharedLedger = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+    save_config: SaveConfig = None,
+) -> None:
+    """Choose public samples that resemble private ones.
+
+    Example:  [bold]simpe gallery --public faces/ --private photos.npz --epsilon 1 --out runs/photos[/bold]
+    """
+    from simpe.config import make_config
+
+    options = {"samples": str(Path(public).resolve()), "colour": colour or None, "embedder": embedder}
+    _run(
+        make_config(
+            simulator="gallery", private=private, out=out, epsilon=epsilon, delta=delta, samples=samples, steps=steps,
+            label=label, classes=None if classes is None else _names(classes), unit=unit, k=k, relation=relation,
+            ledger=ledger, seed=seed, device=device,
+            options={name: value for name, value in options.items() if value is not None},
+        ),
+        save_config,
+    )  # fmt: skip
+
+
 def _names(text: str) -> tuple[str, ...]:
     """Names separated by commas."""
     return tuple(name.strip() for name in text.split(","))

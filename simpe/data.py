@@ -69,7 +69,7 @@ def read(
     - a folder of IDX files named as MNIST's are, packed (``.gz``) or not: images, and labels if any;
     - an ``.npz`` file with ``images`` (uint8, or float in [0, 1], of shape (n, h, w) or (n, h, w, 3)) or
       ``samples`` (float, (n, ...)), and ``labels`` (n,) if any;
-    - a folder with one sub-folder of images a class, whose name is the label. Rows stand in the order of
+    - a folder of images, or of one sub-folder of images a class, whose name is the label. Rows stand in the order of
       their sorted paths. All become grey, or all RGB where ``colour`` (a public choice: if it followed the images,
       one could change all others); alpha is dropped, 16 bits become 8, an animation gives its first frame. Hidden
       files and files that are no images are skipped;
@@ -299,10 +299,12 @@ def _read_folder(folder: Path, entries: list[Path], colour: bool) -> DataSet:
         loose = any(_is_image(entry) for entry in entries)
         images = [file for entry in entries if entry.is_dir() for file in _entries(entry) if _is_image(file)]
         series = [entry for entry in entries if entry.suffix.lower() == ".csv" and entry.is_file()]
-    if loose:
+    if loose and images:
         raise InputError(f"{folder}: has images outside a class; move them into one sub-folder a class")
-    if images:
-        return _read_images(folder, images, colour)
+    if images or loose:
+        return _read_images(
+            folder, images or [entry for entry in entries if _is_image(entry)], colour, labelled=not loose
+        )
     if series:
         return _read_series(folder, series)
     raise InputError(f"{folder}: has no data; give {_KINDS}")
@@ -312,7 +314,7 @@ def _is_image(path: Path) -> bool:
     return path.suffix.lower() in _IMAGE_SUFFIXES and path.is_file()
 
 
-def _read_images(folder: Path, files: list[Path], colour: bool) -> DataSet:
+def _read_images(folder: Path, files: list[Path], colour: bool, labelled: bool) -> DataSet:
     images: list[np.ndarray] = []
     for file in files:
         images.append(_read_image(file, colour))
@@ -320,7 +322,8 @@ def _read_images(folder: Path, files: list[Path], colour: bool) -> DataSet:
         if (h, w) != (h2, w2):
             one, other = files[0].relative_to(folder), file.relative_to(folder)
             raise InputError(f"{folder}: {one} is {h} x {w}, {other} is {h2} x {w2}; bring all to one size")
-    return DataSet(np.stack(images), np.array([file.parent.name for file in files]), None, None)
+    labels = np.array([file.parent.name for file in files]) if labelled else None
+    return DataSet(np.stack(images), labels, None, None)
 
 
 def _read_image(path: Path, colour: bool) -> np.ndarray:

@@ -158,7 +158,8 @@ def _read(config: RunConfig, progress: Progress | None) -> data.DataSet:
     elif len(config.private) > 1:
         raise InputError(f"--private: {config.simulator} takes one input; give one")
     else:
-        colour = getattr(load(config.simulator, "simpe.simulators", config.modules), "colour", False)
+        own = getattr(load(config.simulator, "simpe.simulators", config.modules), "colour", False)
+        colour = config.options.get("colour", own)
         rows = data.read(config.private[0], unit=config.unit, colour=colour, label=config.label)
     if rows.units is None and config.k != 1:
         raise InputError("--k caps the rows of a unit; here every row is one, so leave it out or choose another --unit")
