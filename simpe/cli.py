@@ -217,6 +217,7 @@ def gallery(
     seed: Seed = 0,
     device: Device = "auto",
     save_config: SaveConfig = None,
+    watch: Watch = False,
 ) -> None:
     """Choose public samples that resemble private ones.
 
@@ -233,6 +234,7 @@ def gallery(
             options={name: value for name, value in options.items() if value is not None},
         ),
         save_config,
+        watch,
     )  # fmt: skip
 
 
