@@ -65,8 +65,9 @@ class Gallery:
         self.colour = images and array.ndim == 4
         if images:
             self.size = (int(array.shape[1]), int(array.shape[2]))
-        chosen = make(embedder, "simpe.embedders") if isinstance(embedder, str) else embedder
-        self.embedder: Embedder = chosen or (PixelsAndGradients() if images else flatten)
+        chosen: Any = make(embedder, "simpe.embedders") if isinstance(embedder, str) else embedder
+        own: Any = PixelsAndGradients() if images else flatten
+        self.embedder: Embedder = chosen or own
         self.space = ParameterSpace(index=Categorical(len(array)))
 
     def random(self, n: int, generator: torch.Generator) -> Params:
