@@ -7,6 +7,7 @@ import secrets
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from simpe import data, metrics, store
@@ -130,6 +131,7 @@ def evaluate(
         found = metrics.evaluate(
             samples, labels, real.samples, real.labels, embedder=space, task=task, seed=seed, progress=progress
         )
+    found["diversity"] = _diversity(folder / "release" / "history.npz")
     if public:
         names = [Path(name).name for name in against]  # where they lie is the operator's business
         found = {"against": names, "reference": "public, as declared by the operator", **found}
@@ -139,6 +141,19 @@ def evaluate(
     if (folder / "private").is_dir():
         store.write_private(folder, "metrics.json", json.dumps(found, indent=2) + "\n")
     return found
+
+
+def _diversity(history: Path) -> dict[str, int]:
+    """How many survived the last step, from how many of the first candidates, and how many the samples come from."""
+    if not history.is_file():
+        return {}
+    with np.load(history) as kept:
+        last = len(kept["noise"])
+        return {
+            "survivors": len(kept[f"votes_{last}"]),
+            "ancestors": int(kept["ancestors"][-1]),
+            "parents": int(kept["parents"]),
+        }
 
 
 def _refuse_private(private: tuple[str, ...], against: tuple[str, ...]) -> None:

@@ -102,6 +102,8 @@ def test_evaluate_prints_json_and_keeps_it_private(folder, finished):
     found = json.loads(out)
     assert found == json.loads((finished / "private" / "metrics.json").read_text())
     assert found["classify"]["accuracy"] > 0.4
+    assert 1 <= found["diversity"]["ancestors"] <= found["diversity"]["survivors"]
+    assert found["diversity"]["parents"] >= 1
     assert not (finished / "release" / "metrics.json").exists()
     command = ("evaluate", "run", "--against", "sklearn", "--embedder")
     again = json.loads(simpe(*command, "blurred-pixels", cwd=folder).stdout)

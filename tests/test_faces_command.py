@@ -89,7 +89,7 @@ def test_faces_by_class_with_pictures_and_certificate(finished):
     assert arrays["images"].shape == (40, 16, 16, 3)
     assert set(arrays["labels"].tolist()) == {0, 1}
     names = {path.name for path in (finished / "release").iterdir()}
-    assert names == {"samples.npz", "grid.png", "evolution.png", "certificate.json"}
+    assert names == {"samples.npz", "history.npz", "grid.png", "evolution.png", "certificate.json"}
     certificate = json.loads((finished / "release" / "certificate.json").read_text())
     assert certificate["private"] is True
     assert certificate["public_inputs"]["classes"] == ["0", "1"]

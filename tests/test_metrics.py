@@ -11,12 +11,13 @@ import pytest
 import scipy.linalg
 import torch
 from numpy.typing import NDArray
+from scipy.stats import ks_2samp
 
 from simpe.data import read
 from simpe.errors import InputError
 from simpe.metrics import evaluate
-from simpe.metrics.classify import Classification, SmallCNN, train_and_test
-from simpe.metrics.distance import frechet_distance, precision_and_recall
+from simpe.metrics.classify import Classification, SmallCNN, discriminator_auc, train_and_test
+from simpe.metrics.distance import frechet_distance, kernel_distance, support
 
 RNG = np.random.default_rng
 
@@ -89,27 +90,78 @@ def textbook_precision(x: NDArray[Any], y: NDArray[Any], k: int) -> float:
 def test_precision_and_recall_are_the_textbook_s(k: int, shift: float, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("simpe.metrics.distance._ROWS", 7)
     x, y = normal(0, 60, 3) + shift, 1.5 * normal(0, 90, 3) + shift
-    found = precision_and_recall(x, y, k)
+    found = support(x, y, k)[:2]
     assert found == (textbook_precision(x, y, k), textbook_precision(y, x, k))
     assert found != (textbook_precision(y, x, k), textbook_precision(x, y, k))
-    assert found != precision_and_recall(x, y, k + 1)
+    assert found != support(x, y, k + 1)[:2]
+
+
+@pytest.mark.parametrize("wide", [1, 5])
+def test_density_and_coverage_are_the_textbook_s(wide: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("simpe.metrics.distance._ROWS", 7)
+    x, y = normal(0, 60, 3), 1.5 * normal(0, 90, 3)
+    reach = [np.sort(np.linalg.norm(y - row, axis=1))[wide] for row in y]
+    held = [(np.linalg.norm(x - row, axis=1) <= far).sum() for row, far in zip(y, reach, strict=True)]
+    found = support(x, y, wide=wide)
+    assert found.density == pytest.approx(sum(held) / (wide * len(x)))
+    assert found.coverage == pytest.approx(np.mean([one > 0 for one in held]))
+
+
+def test_an_outlier_widens_precision_and_hardly_density() -> None:
+    """Naeem et al., figure 1: one real outlier among tight real rows lets scattered samples count as precise."""
+    rng = RNG(0)
+    y = np.concatenate([rng.normal(size=(200, 2)) * 0.1, [[30.0, 0]]])
+    x = rng.normal(size=(200, 2)) * 3 + [20, 0]
+    found = support(x, y)
+    assert found.precision > 0.9
+    assert found.density < 0.3
+    assert found.coverage < 0.1
+    assert support(y, y).coverage == 1
+
+
+def textbook_kernel_distance(x: NDArray[Any], y: NDArray[Any]) -> float:
+    kernel = lambda a, b: (a @ b / len(a) + 1) ** 3  # noqa: E731
+    xx = np.mean([kernel(a, b) for i, a in enumerate(x) for j, b in enumerate(x) if i != j])
+    yy = np.mean([kernel(a, b) for i, a in enumerate(y) for j, b in enumerate(y) if i != j])
+    return float(xx + yy - 2 * np.mean([kernel(a, b) for a in x for b in y]))
+
+
+def test_kernel_distance_is_the_textbook_s_and_unbiased(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("simpe.metrics.distance._ROWS", 7)
+    x, y = normal(0, 20, 4), normal(1, 25, 4)
+    assert kernel_distance(x, y) == pytest.approx(textbook_kernel_distance(x, y), rel=1e-9)
+    twins = [kernel_distance(RNG(i).normal(size=(12, 3)), RNG(i + 999).normal(size=(9, 3))) for i in range(400)]
+    assert abs(np.mean(twins)) < 4 * np.std(twins) / 20
+    assert min(twins) < 0  # the biased one, with the diagonal, never is
+    with pytest.raises(ValueError, match="are needed"):
+        kernel_distance(np.zeros((1, 2)), np.zeros((3, 2)))
+
+
+def test_the_discriminator_tells_apart_what_differs_and_nothing_else() -> None:
+    x, y = RNG(0).normal(size=(400, 5)), RNG(1).normal(size=(300, 5))
+    assert discriminator_auc(x, y) == pytest.approx(0.5, abs=0.08)
+    assert discriminator_auc(x, y + 5) == 1
+    assert 0.6 < discriminator_auc(x, y + np.eye(5)[0]) < 0.95
+    assert discriminator_auc(x, y) == discriminator_auc(x, y)
+    with pytest.raises(ValueError, match="at least 2 rows"):
+        discriminator_auc(x[:1], y)
 
 
 def test_precision_falls_with_what_is_odd_and_recall_with_what_is_missing() -> None:
     y = RNG(0).normal(size=(300, 4))
-    assert precision_and_recall(y, y) == (1, 1)
+    assert support(y, y)[:2] == (1, 1)
     odd, narrow = y.copy(), y.copy()
     odd[::4] += 100
     narrow[narrow[:, 0] > 0] *= 0
-    assert precision_and_recall(odd, y) == (0.75, pytest.approx(0.96, abs=0.04))
-    assert precision_and_recall(narrow, y) == (1, pytest.approx(0.7, abs=0.15))
+    assert support(odd, y)[:2] == (0.75, pytest.approx(0.96, abs=0.04))
+    assert support(narrow, y)[:2] == (1, pytest.approx(0.7, abs=0.15))
 
 
 def test_copies_lie_within_though_their_balls_are_points() -> None:
     """Every vector four times, far from 0: a distance that rounding makes positive must not count."""
     x = np.repeat(RNG(0).normal(size=(50, 30)) + 1e3, 4, axis=0).astype(np.float32)
-    assert precision_and_recall(x, x[::-1]) == (1, 1)
-    assert precision_and_recall(x, x + np.float32(0.01)) == (0, 0)
+    assert support(x, x[::-1])[:2] == (1, 1)
+    assert support(x, x + np.float32(0.01))[:2] == (0, 0)
 
 
 @pytest.mark.parametrize(
@@ -117,7 +169,7 @@ def test_copies_lie_within_though_their_balls_are_points() -> None:
 )
 def test_precision_refuses_shapes_that_do_not_fit(x: tuple[int, ...], y: tuple[int, ...], k: int) -> None:
     with pytest.raises(ValueError, match="are needed"):
-        precision_and_recall(np.zeros(x), np.zeros(y), k)
+        support(np.zeros(x), np.zeros(y), k, 3)
 
 
 @cache
@@ -201,6 +253,10 @@ def nearest_distance(x: NDArray[Any], y: NDArray[Any]) -> float:
     return float(np.mean([np.sqrt(np.square(y - row).sum(1).min()) for row in x]))
 
 
+def picked_rows(n: int, most: int) -> NDArray[np.int64]:
+    return np.sort(RNG(0).choice(n, most, replace=False))
+
+
 def test_evaluate_of_float_rows_is_the_plain_computation() -> None:
     x, y = normal(0, 40, 6).astype(np.float32), normal(1, 50, 6).astype(np.float32)
     found = evaluate(x.reshape(-1, 2, 3), None, y.reshape(-1, 2, 3), None)
@@ -211,6 +267,11 @@ def test_evaluate_of_float_rows_is_the_plain_computation() -> None:
     assert found["frechet_distance"] == pytest.approx(textbook_frechet(x, y), rel=1e-6)
     assert found["nearest_reference_distance"] == pytest.approx(nearest_distance(x, y), rel=1e-6)
     assert found["nearest_sample_distance"] == pytest.approx(nearest_distance(y, x), rel=1e-6)
+    assert found["kernel_distance"] == pytest.approx(textbook_kernel_distance(x[:40], y[picked_rows(50, 40)]), rel=1e-6)
+    steps = [ks_2samp(a, b).statistic for a, b in zip(x.T, y.T, strict=True)]
+    assert found["columns"]["kolmogorov_smirnov_mean"] == pytest.approx(np.mean(steps))
+    assert found["columns"]["kolmogorov_smirnov_max"] == pytest.approx(max(steps))
+    assert 0 < found["columns"]["correlation_difference"] < 2
     assert "label_total_variation" not in found
     assert "classify" not in found
 
@@ -225,7 +286,9 @@ def test_a_set_is_at_distance_zero_of_itself_and_its_own_twin_is_not() -> None:
     half = evaluate(images[few], labels[few], images, labels)
     assert half["frechet_distance"] > 0.01
     assert half["nearest_reference_distance"] == 0
-    assert (same["precision"], same["recall"]) == (1, 1)
+    assert (same["precision"], same["recall"], same["coverage"]) == (1, 1, 1)
+    assert same["discriminator_auc"] < 0.6 < half["discriminator_auc"] + 0.15
+    assert "columns" not in same
     assert half["precision"] > 0.9
     assert half["recall"] < 0.8
     assert half["balanced_rows"] == few.sum()
@@ -276,10 +339,10 @@ def test_an_embedder_of_the_callers_own_is_used_and_named() -> None:
     assert found["frechet_distance"] == pytest.approx(squared, rel=1e-5)
 
 
-IMAGES = np.zeros((4, 8, 8), dtype=np.uint8)
-COLOUR = np.zeros((4, 8, 8, 3), dtype=np.uint8)
-SERIES = np.zeros((4, 9), dtype=np.float32)
-NAMES = np.array(list("abab"))
+IMAGES = np.zeros((12, 8, 8), dtype=np.uint8)
+COLOUR = np.zeros((12, 8, 8, 3), dtype=np.uint8)
+SERIES = np.zeros((12, 9), dtype=np.float32)
+NAMES = np.array(list("ab" * 6))
 
 
 @pytest.mark.parametrize(
@@ -288,8 +351,8 @@ NAMES = np.array(list("abab"))
         (IMAGES, None, SERIES, None, None, "one holds images"),
         (IMAGES, None, COLOUR, None, None, "convert one"),
         (SERIES, None, SERIES[:, :5], None, None, "length 9, the reference 5"),
-        (SERIES, None, SERIES[:1], None, None, "reference: needs at least 2 rows"),
-        (SERIES[:0], None, SERIES, None, None, "samples: needs at least 2 rows"),
+        (SERIES, None, SERIES[:9], None, None, r"reference: needs at least 10 rows \(for density"),
+        (SERIES[:0], None, SERIES, None, None, "samples: holds nothing; give at least 10 rows"),
         (SERIES * np.nan, None, SERIES, None, None, "samples: holds NaN"),
         (SERIES.astype(float) + 1e300, None, SERIES, None, None, "samples: holds NaN, or values that are infinite"),
         (SERIES[:, 0], None, SERIES, None, None, "samples: must be"),
@@ -297,7 +360,8 @@ NAMES = np.array(list("abab"))
         (IMAGES, NAMES[:3], IMAGES, NAMES, None, "samples: labels must be one a row"),
         (IMAGES, NAMES, IMAGES, None, "classify", "reference: .* needs labels"),
         (IMAGES, None, IMAGES, NAMES, "classify", "samples: .* needs labels"),
-        (IMAGES, NAMES, IMAGES, np.arange(4), "classify", "no label in common"),
+        (IMAGES, NAMES, IMAGES, np.arange(12), "classify", "no label in common"),
+        (IMAGES, NAMES, IMAGES, np.arange(12), None, "no label in common"),
         (IMAGES, NAMES, IMAGES, NAMES, "rank", "use 'classify'"),
     ],
 )

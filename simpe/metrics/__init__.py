@@ -17,18 +17,22 @@ from torch.nn.functional import adaptive_avg_pool2d
 
 from simpe.errors import InputError
 from simpe.fingerprint import describe
-from simpe.metrics.classify import label_names, train_and_test
-from simpe.metrics.distance import frechet_distance, precision_and_recall
+from simpe.metrics.classify import discriminator_auc, label_names, train_and_test
+from simpe.metrics.distance import frechet_distance, kernel_distance, support
+from simpe.metrics.tables import correlation_difference, kolmogorov_smirnov
 from simpe.protocols import Embedder
 from simpe.voting import nearest
 
 Progress = Callable[[str, int, int], None]
 
 COMPARED = 10_000  # rows of each set, at most, in the nearest-neighbour figures
+LEAST = 10  # rows of each set
+KERNEL = 4_000  # rows of each set, at most, in the kernel distance
+_COLUMNS = 1024  # values of a row, at most, that are compared one by one
 _IMAGES = "pixels-and-gradients"  # the default embedder of images, by the name it is installed under
 _BLOCK = 4096  # rows embedded at a time
 
-__all__ = ["evaluate", "frechet_distance", "precision_and_recall", "train_and_test"]
+__all__ = ["discriminator_auc", "evaluate", "frechet_distance", "kernel_distance", "support", "train_and_test"]
 
 
 def evaluate(
@@ -55,25 +59,31 @@ def evaluate(
     - ``nearest_reference_distance``: mean Euclidean distance from a sample to the nearest reference row; small where
       samples are realistic. ``nearest_sample_distance``: the way back; small where they cover the reference. Both
       over at most 10,000 rows of each set (``compared_rows``), as they depend on the number of rows.
-    - ``precision``, ``recall``: see :func:`precision_and_recall`; over as many rows of each set (``balanced_rows``), at
-      most 10,000, and their 3 nearest neighbours (fewer where there are not so many).
+    - ``precision``, ``recall``, ``density``, ``coverage``: see :func:`support`; over as many rows of each set
+      (``balanced_rows``), at most 10,000.
+    - ``kernel_distance``: over at most 4,000 of these, see :func:`kernel_distance`.
+    - ``discriminator_auc``: how well a random forest tells the embeddings apart, see :func:`discriminator_auc`.
+    - ``columns``: only of float rows of 2 to 1,024 values: mean and largest Kolmogorov-Smirnov distance of a value, and
+      the mean difference of the correlations of pairs, see :mod:`simpe.metrics.tables`.
     - ``label_total_variation``: in [0, 1], between the label frequencies; only where both sets have labels.
     - ``classify``: only for the task "classify": the scores of a classifier trained on the samples and tested on
       the reference, see :func:`train_and_test`, and ``nearest_neighbour_accuracy``: share of the compared reference
       rows whose nearest compared sample has their label.
 
     ``progress`` is called with (what, done, total). Raises InputError where the sets do not fit each other or the
-    task.
+    task, have fewer than 10 rows, or have labels and none in common.
     """
     if task not in (None, "classify"):
         raise InputError(f"task {task!r}: use 'classify', or leave it out")
     for name, rows, its_labels in ("samples", samples, labels), ("reference", reference, reference_labels):
         _check(name, rows, its_labels)
     _check_pair(samples, reference)
+    for name, rows in ("samples", samples), ("reference", reference):
+        if len(rows) < LEAST:
+            raise InputError(f"{name}: needs at least {LEAST} rows (for density and the discriminator); give more")
     ours = None if labels is None else label_names(labels)
     theirs = None if reference_labels is None else label_names(reference_labels)
-    if task is not None:
-        _check_labels(ours, theirs)
+    _check_labels(ours, theirs, task)
     samples, reference = np.ascontiguousarray(samples), np.ascontiguousarray(reference)
     report = progress or (lambda what, done, total: None)
 
@@ -96,12 +106,23 @@ def evaluate(
 
     picked, picked_reference = _pick(len(x), COMPARED, seed), _pick(len(y), COMPARED, seed)
     few = min(len(picked), len(picked_reference))
-    what = "finding precision and recall"
-    report(what, 0, 1)
+    what = "comparing the sets"
     one, other = (rows[_pick(len(rows), few, seed)].numpy() for rows in (x, y))
-    precision, recall = precision_and_recall(one, other, min(3, few - 1))
-    result |= {"balanced_rows": few, "precision": precision, "recall": recall}
-    report(what, 1, 1)
+    report(what, 0, 3)
+    result |= {"balanced_rows": few, **support(one, other)._asdict()}
+    report(what, 1, 3)
+    result["kernel_distance"] = kernel_distance(*(rows[_pick(few, KERNEL, seed)] for rows in (one, other)))
+    report(what, 2, 3)
+    result["discriminator_auc"] = discriminator_auc(one, other, seed)
+    report(what, 3, 3)
+    if samples.dtype != np.uint8 and 2 <= samples[0].size <= _COLUMNS:
+        values = [rows.reshape(len(rows), -1) for rows in (samples, reference)]
+        steps = [kolmogorov_smirnov(a, b) for a, b in zip(values[0].T, values[1].T, strict=True)]
+        result["columns"] = {
+            "kolmogorov_smirnov_mean": float(np.mean(steps)),
+            "kolmogorov_smirnov_max": max(steps),
+            "correlation_difference": correlation_difference(*values),
+        }
     x, y = x[picked], y[picked_reference]
     what = "finding nearest neighbours"
     report(what, 0, 2)
@@ -125,8 +146,8 @@ def evaluate(
 def _check(name: str, rows: np.ndarray, labels: np.ndarray | None) -> None:
     if not _are_images(rows) and (rows.dtype.kind != "f" or rows.ndim < 2):
         raise InputError(f"{name}: must be uint8 images (n, h, w) or (n, h, w, 3), or floats (n, ...); convert them")
-    if len(rows) < 2 or rows.size == 0:
-        raise InputError(f"{name}: needs at least 2 rows to be compared; give more")
+    if rows.size == 0:
+        raise InputError(f"{name}: holds nothing; give at least {LEAST} rows")
     if rows.dtype != np.uint8 and not np.abs(rows).max() <= np.finfo(np.float32).max:  # NaN fails too
         raise InputError(f"{name}: holds NaN, or values that are infinite as float32; remove them")
     if labels is not None and labels.shape != (len(rows),):
@@ -144,11 +165,11 @@ def _check_pair(samples: np.ndarray, reference: np.ndarray) -> None:
         raise InputError(f"samples have the length {ours}, the reference {theirs}; cut or resample one of them")
 
 
-def _check_labels(ours: np.ndarray | None, theirs: np.ndarray | None) -> None:
+def _check_labels(ours: np.ndarray | None, theirs: np.ndarray | None, task: str | None) -> None:
     for name, labels in ("samples", ours), ("reference", theirs):
-        if labels is None:
+        if labels is None and task is not None:
             raise InputError(f"{name}: the task 'classify' needs labels; give a set that has them")
-    if not np.isin(ours, theirs).any():  # type: ignore[arg-type]
+    if ours is not None and theirs is not None and not np.isin(ours, theirs).any():
         raise InputError("samples and reference have no label in common; name their classes alike")
 
 

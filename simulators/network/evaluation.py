@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -19,7 +18,8 @@ from numpy.typing import NDArray
 from scipy.special import rel_entr
 from scipy.stats import wasserstein_distance
 
-from simpe.metrics.classify import train_and_test
+from simpe.metrics import tables
+from simpe.metrics.classify import discriminator_auc, train_and_test
 from simpe.simulators.network.profiles import ICMP, ICMPV6, IGMP, SERVICES, TCP, UDP, application
 
 Table = Mapping[str, NDArray[Any]]
@@ -53,7 +53,10 @@ def compare(flows: Table, reference: Table) -> dict[str, float]:
     - ``emd_*``: 1-Wasserstein distance of duration, packets and bytes (each way and both) on the scale
       log1p(x) / log1p(cap) with the caps of AMOUNTS, in [0, 1]; ``emd`` is their mean. (NetShare and NetDPSyn rescale
       by the best and worst of the methods compared, so a figure depends on its neighbours; not so here.)
-    - ``tvd2``: mean total variation distance, in [0, 1], of all two-way marginals of the columns in :func:`bins`.
+    - ``tvd1``, ``tvd2``, ``tvd3``: mean total variation distance, in [0, 1], of all one-, two- and three-way marginals
+      of the columns in :func:`bins`; ``chi_*``: chi-square of each of these, as Cramer's V in [0, 1].
+    - ``ks_*``: Kolmogorov-Smirnov distance of the amounts, in [0, 1]; ``correlation_difference`` of all pairs of them,
+      on the scale of the ``emd_*``; see :mod:`simpe.metrics.tables`.
     - ``top_ports_missed``: one less the Jaccard index of the ten most frequent server ports of TCP and UDP.
     - ``top_clients_bytes``, ``top_servers_bytes``: difference in the share of bytes of the ten heaviest addresses.
 
@@ -80,11 +83,18 @@ def compare(flows: Table, reference: Table) -> dict[str, float]:
             found[f"jsd_{side}s"] = _of_shares(*ranked)
             top = [_heaviest(table[side], amount(table, "bytes"))[:TOP].sum() for table in (flows, reference)]
             found[f"top_{side}s_bytes"] = abs(float(top[0] - top[1]))
-    emd = {
-        f"emd_{name}": float(wasserstein_distance(_scaled(flows, name), _scaled(reference, name)))
-        for name in ("duration", *(f"{kind}{way}" for kind in ("packets", "bytes") for way in ("", "_out", "_in")))
+    names = ("duration", *(f"{kind}{way}" for kind in ("packets", "bytes") for way in ("", "_out", "_in")))
+    scaled = [np.stack([_scaled(table, name) for name in names], axis=1) for table in (flows, reference)]
+    columns = list(zip(names, scaled[0].T, scaled[1].T, strict=True))
+    emd = {f"emd_{name}": float(wasserstein_distance(one, other)) for name, one, other in columns}
+    found |= emd | {"emd": float(np.mean(list(emd.values())))}
+    found |= {f"ks_{name}": tables.kolmogorov_smirnov(one, other) for name, one, other in columns}
+    found |= {f"tvd{k}": tables.marginal_total_variation(*codes, k) for k in (1, 2, 3)}
+    found |= {
+        f"chi_{name}": tables.chi_square(one, codes[1][name]) for name, one in codes[0].items() if name in codes[1]
     }
-    found |= emd | {"emd": float(np.mean(list(emd.values()))), "tvd2": _two_way(*codes)}
+    if min(map(len, scaled)) > 1:
+        found["correlation_difference"] = tables.correlation_difference(*scaled)
     return dict(sorted(found.items()))
 
 
@@ -124,6 +134,11 @@ def utility(
             f1, accuracy = (scores.macro_f1, scores.accuracy) if scores else (0.0, 0.0)
             found |= {f"{prefix}macro_f1{suffix}": f1, f"{prefix}accuracy{suffix}": accuracy}
     return found | {"majority": float(counts.max() / len(truth))}
+
+
+def told_apart(flows: Table, reference: Table, seed: int = 0) -> float:
+    """How well a forest tells synthetic from real flows, by what :func:`utility` shows it: 0.5 not at all, 1 wholly."""
+    return discriminator_auc(_features(flows, ports=True), _features(reference, ports=True), seed)
 
 
 def services(protocol: NDArray[Any], port: NDArray[Any]) -> NDArray[np.int64]:
@@ -224,12 +239,3 @@ def _scaled(flows: Table, name: str) -> NDArray[np.float64]:
     cap = AMOUNTS[name.partition("_")[0]][0]
     scaled: NDArray[np.float64] = np.log1p(np.clip(amount(flows, name), 0, cap)) / math.log1p(cap)
     return scaled
-
-
-def _two_way(ours: Mapping[str, NDArray[Any]], theirs: Mapping[str, NDArray[Any]]) -> float:
-    columns = [_common(ours[name], theirs[name]) for name in sorted(ours.keys() & theirs.keys())]
-    found = []
-    for (a, b, n), (c, d, m) in combinations(columns, 2):
-        p, q = (np.bincount(x * m + y, minlength=n * m) / len(x) for x, y in ((a, c), (b, d)))
-        found.append(np.abs(p - q).sum() / 2)
-    return float(np.mean(found))

@@ -20,6 +20,7 @@ from simpe.data import DataSet
 from simpe.embedders.flows import ROW, FlowEmbedding
 from simpe.errors import InputError
 from simpe.marginals import Marginals
+from simpe.metrics import LEAST
 from simpe.plugins import make
 from simpe.population import public_generator
 from simpe.release import Release, named_labels
@@ -197,13 +198,16 @@ class Traces(Traffic):
         Raises InputError where no input is usable, or for a task that has nothing to learn.
         """
         flows, reference = tables.read(release / "flows.parquet", "simpe"), self._reference(against, progress)
-        if not min(len(table["start"]) for table in (flows, reference)):
-            raise InputError("--against: holds no flow that can be read; give another capture or table")
+        if min(len(table["start"]) for table in (flows, reference)) < LEAST:
+            raise InputError(
+                f"--against and the release need at least {LEAST} flows (for the discriminator); give more"
+            )
         named = [name for name in ("application", "label") if name in reference and (flows[name] != "").any()]
         columns = (*COLUMNS, *named)
         flows, reference = ({name: table[name] for name in columns} for table in (flows, reference))
         found: dict[str, Any] = {"rows": len(flows["start"]), "reference_rows": len(reference["start"])}
         found["distances"] = evaluation.compare(flows, reference)
+        found["discriminator_auc"] = evaluation.told_apart(flows, reference, seed)
         if task == "classify":
             if not named:
                 raise InputError("--task classify: needs a flow table that names applications, or the run's --labels")
