@@ -28,14 +28,14 @@ class FaceEmbedding:
     torch.Size([5, 2260])
 
     ``weight``: about how far two faces lie apart by the network's features; by pixels it is 0.9, and by gradients 0.6.
-    ``side``: pixels along each side of what the network reads; twice the usual 32 is enough. ``size``: compare at this
+    ``side``: pixels along each side of what the network reads; faces are small, and so is the time that they take. ``size``: compare at this
     many pixels, as in :class:`Photographs`; the network always sees the whole image.
 
     Raises ImportError, naming the extra, where the network is not installed.
     """
 
     weight: float = 1.0
-    side: int = 64
+    side: int = 48
     size: int | tuple[int, int] | None = None
 
     def __post_init__(self) -> None:

@@ -49,7 +49,7 @@ class Faces:
     """
 
     colour = True  # folders of photographs are read in colour
-    strategy = Strategy(start=10, votes=8, release_strength=0.2)
+    strategy = Strategy(start=10, votes=12, release_strength=0.4)
 
     def __init__(
         self,
