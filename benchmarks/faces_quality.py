@@ -28,7 +28,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from simpe import Strategy, metrics, runs
+from simpe import Strategy, metrics, runs, store
 from simpe.config import make_config
 from simpe.embedders.efficientnet import EfficientNet
 from simpe.plugins import make
@@ -70,9 +70,9 @@ def make_release(arguments: argparse.Namespace, name: str, private: tuple[np.nda
         images = render(drawn, Population(p, labels, torch.full_like(labels, -1)))
         return images.numpy(), labels.numpy(), {}
     out = WORK / name
-    if (out / "private").exists():
+    if (out / "private").exists() and not store.finished(out):
         runs.resume(out)
-    else:
+    elif not (out / "private").exists():
         path = WORK / f"{arguments.split}-{len(private[0])}.npz"
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
