@@ -16,8 +16,9 @@ run: .venv/run.stamp  ## Make DP digits and a DP capture at epsilon 1, from what
 	else $(BIN)/simpe digits --private sklearn --epsilon 1 --out $(OUT); fi
 	@if [ -d $(TRAFFIC) ]; then $(BIN)/simpe resume $(TRAFFIC); \
 	else $(BIN)/simpe network recorded --epsilon 1 --window 2026-11-22T05:53:00 250s --out $(TRAFFIC); fi
-	@echo "Look at $(OUT)/release/grid.png and at $(TRAFFIC)/release/traffic.png, open $(TRAFFIC)/release/synthetic.pcap,"
-	@echo "and read the certificate.json beside them."
+	@for run in $(OUT) $(TRAFFIC); do $(BIN)/simpe report $$run > /dev/null; done
+	@echo "Open $(OUT)/release/report.html and $(TRAFFIC)/release/report.html in a browser, open"
+	@echo "$(TRAFFIC)/release/synthetic.pcap, and read the certificate.json beside them."
 
 test: .venv/dev.stamp lint types  ## Check style, types and behaviour
 	@echo "Tests (about five minutes on two cores)"

@@ -118,18 +118,24 @@ class Dashboard:
         spent = f"{_clock(time.monotonic() - self._began)} so far"
         ahead = "" if left is None else ", finishing" if done == steps else f", about {_clock(left)} left"
         now = f"step {min(done + 1, steps)} of {steps}" if steps else "step 1"
-        heading.add_row(Text(now, style="bold"), ProgressBar(max(1, steps), done), spent + ahead)
+        heading.add_row(
+            Text(now, style="bold"),
+            ProgressBar(max(1, steps), done, complete_style="cyan", finished_style="cyan"),
+            spent + ahead,
+        )
         what, part, whole = self._activity
-        heading.add_row(Text(what, style="dim"), ProgressBar(max(1, whole), part, style="dim"), "")
+        heading.add_row(
+            Text(what, style="dim"), ProgressBar(max(1, whole), part, complete_style="dim", finished_style="dim"), ""
+        )
         parts: list[RenderableType] = [heading, Text()]
         if self._steps:
             parts.append(self._table())
-        parts += [Text(remark, style="yellow") for remark in self._remarks]
+        parts += [Text(), *(Text(remark, style="yellow") for remark in self._remarks)]
         return Panel(Group(*parts), title=self._title or None, title_align="left", border_style="dim", padding=(1, 2))
 
     def _table(self) -> Table:
         table = Table(box=None, padding=(0, 2, 0, 0))
-        for name in ("step", "candidates", "survivors", "sigma", "noisy votes", f"above {CLEAR:g} sigma"):
+        for name in ("step", "candidates", "survivors", "sigma", "median votes", f"above {CLEAR:g} sigma"):
             table.add_column(name, justify="right")
         table.add_column("noisy votes by rank")
         high = max((value for step in self._steps for value in step.curve), default=1.0)

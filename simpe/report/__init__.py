@@ -28,7 +28,7 @@ from simpe.privacy.accounting import Charge, epsilon_of
 from simpe.report.words import meaning
 
 _HERE = Path(__file__).parent
-_TILES, _LARGE_TILES = 240, 80  # samples shown: small images, and anything larger
+_TILES, _LARGE_TILES = 240, 100  # samples shown: small images, and anything larger
 _SMALL = 40  # pixels of a small image, at most
 _SIDE = 128  # pixels of a tile, at most
 _COLUMNS = 20  # tiles in a row of the picture that holds them
