@@ -25,8 +25,8 @@ from simpe.protocols import Simulator
 LABEL, PLACE = "label", "place"
 """Columns that every run has besides its own: a sample's class, and the survivor nearest to it."""
 
-_KEEP = 0.05  # nats a row that a fit pays for leaving the votes: chosen on simulated traffic, flat from 0.01 to 0.2
-_TURNS, _RATE = 300, 0.3  # of Adam
+_KEEP = 0.05  # nats a row that a fit pays, at least, for leaving what is believed
+_TURNS = 100  # of the solver
 _CLEAR, _SCARCE = 1.5, 1e-3  # standard deviations; what is believed of what does not reach so high
 
 
@@ -38,21 +38,25 @@ class Marginals:
     and public, and what is counted of a row depends on that row alone. ``sizes``: name -> cells, in the order of the
     columns. ``sets``: names of columns, also LABEL, which falls away in a run that has no classes.
     ``sparse``: columns that are counted alone and whose cells are empty unless their count stands clear of the noise:
-    those in which noise that fills a tail would outweigh everything.
-    The set (PLACE, LABEL) is always counted, and so is the set of no columns: how many rows there are.
+    those in which noise that fills a tail would outweigh everything. The engine's PLACE may be named as well; with no
+    sets given, (PLACE, LABEL) is counted. The set of no columns, how many rows there are, is always counted.
 
     Raises ValueError for sets that name no column, or one twice.
     """
 
     cells: Callable[[Tensor], Tensor] = lambda samples: torch.zeros((len(samples), 0), dtype=torch.int64)
     sizes: Mapping[str, int] = field(default_factory=dict)
-    sets: tuple[tuple[str, ...], ...] = ()
+    sets: tuple[tuple[str, ...], ...] = ((PLACE, LABEL),)
     sparse: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        if not self.sets:
+            raise ValueError("name at least one set of columns to count")
         for names in self.sets:
-            if not names or len(set(names)) < len(names) or not set(names) <= {*self.sizes, LABEL}:
-                raise ValueError(f"a set names different columns of {', '.join(self.sizes)} or {LABEL}, got {names}")
+            if not names or len(set(names)) < len(names) or not set(names) <= {*self.sizes, LABEL, PLACE}:
+                raise ValueError(
+                    f"a set names different columns of {', '.join([*self.sizes, LABEL, PLACE])}, got {names}"
+                )
         if not set(self.sparse) <= {name for names in self.sets if len(names) == 1 for name in names}:
             raise ValueError(f"sparse columns must be counted alone, got {self.sparse}")
 
@@ -109,7 +113,7 @@ def of(simulator: Simulator) -> Marginals:
 
 def query(marginals: Marginals, places: int, classes: int) -> Query:
     """What a run with so many places and classes counts."""
-    sets: list[tuple[str, ...]] = [(), (PLACE, LABEL), *marginals.sets]
+    sets: list[tuple[str, ...]] = [(), *marginals.sets]
     if classes == 1:
         sets = [tuple(name for name in names if name != LABEL) for names in sets]
     return Query({**marginals.sizes, LABEL: classes, PLACE: places}, tuple(dict.fromkeys(sets)), marginals.sparse)
@@ -127,14 +131,17 @@ def fit(
 
     ``counts`` (bins,) in rows, each with noise of standard deviation ``noise``; ``support``: cells (m,) of the
     candidates in every column but LABEL; ``base`` (m, classes), positive: what is believed without the counts.
-    Minimises sum (N M w - counts)^2 / (2 noise^2) + 0.05 N KL(w, base) over the weights w, where M w are their
-    marginals and N the number of rows (the first count), by a fixed number of Adam's steps on the logarithms of w:
-    stopping early keeps the noise out as well. All of it is post-processing.
+    Minimises sum (N M w - counts)^2 / (2 noise^2) + max(0.05, 1 / noise) N KL(w, base) over the weights w, where M w
+    are their marginals and N the number of rows (the first count). So a count moves its cell e-fold only where it
+    stands a standard deviation off, however small the noise; without that, many empty cells share out what noise adds
+    to them. Solved in the dual, where each bin has one number, by at most 100 steps of L-BFGS. All of it is
+    post-processing.
     """
     classes = asked.sizes[LABEL]
-    believed = base
+    believed, keep = base, max(_KEEP, 1 / noise)
+    rows = max(1.0, float(counts[0]))
     parts = []
-    for names, part in zip(asked.sets[1:], torch.split(counts[1:].float(), asked.lengths[1:]), strict=True):
+    for names, part in zip(asked.sets[1:], torch.split(counts[1:].double(), asked.lengths[1:]), strict=True):
         index = torch.zeros(len(base), dtype=torch.int64, device=base.device)
         for name in names:
             index = index if name == LABEL else index * asked.sizes[name] + support[name]
@@ -143,24 +150,30 @@ def fit(
             believed = torch.where((table < _CLEAR * noise)[support[names[0]], None], _SCARCE * believed, believed)
         if LABEL in names:
             table = table.movedim(names.index(LABEL), -1)
-        parts.append((index, table.reshape(-1, classes if LABEL in names else 1)))
-    rows = max(1.0, float(counts[0]))
+        reached, index = index.unique(return_inverse=True)
+        parts.append((index, table.reshape(-1, classes if LABEL in names else 1)[reached]))
 
-    log_base = (believed / believed.sum()).log().float()
-    tilt = torch.zeros_like(log_base, requires_grad=True)
-    solver = torch.optim.Adam([tilt], lr=_RATE)
-    for turn in range(_TURNS):
+    log_base = (believed / believed.sum()).double().log()
+    tilts = [torch.zeros_like(table, requires_grad=True) for _, table in parts]
+    solver = torch.optim.LBFGS(tilts, max_iter=_TURNS, history_size=10, tolerance_grad=0, line_search_fn="strong_wolfe")
+
+    def log_weights() -> Tensor:
+        tilted = log_base
+        for (index, _), tilt in zip(parts, tilts, strict=True):
+            tilted = tilted + tilt[index]
+        return tilted
+
+    def dual() -> Tensor:
         solver.zero_grad()
-        log_weights = torch.log_softmax((log_base + tilt).flatten(), 0).view_as(log_base)
-        weights = rows * log_weights.exp()
-        together = weights.sum(1, keepdim=True)
-        loss = _KEEP * (weights * (log_weights - log_base)).sum()
-        for index, table in parts:
-            found = torch.zeros_like(table).index_add(0, index, together if table.shape[1] == 1 else weights)
-            loss = loss + (found - table).square().sum() / (2 * noise**2)
+        loss = rows * log_weights().flatten().logsumexp(0)
+        for (_, table), tilt in zip(parts, tilts, strict=True):
+            loss = loss - (tilt * table).sum() + keep * noise**2 / 2 * tilt.square().sum()
         loss.backward()  # type: ignore[no-untyped-call]
-        solver.step()
-        progress(turn + 1, _TURNS)
+        progress(min(len(turns), _TURNS), _TURNS)
+        turns.append(loss)
+        return loss
+
+    turns: list[Tensor] = []
+    solver.step(dual)  # type: ignore[no-untyped-call]
     with torch.no_grad():
-        weights = (log_base + tilt).flatten().double().softmax(0).view_as(base)
-    return weights
+        return log_weights().flatten().softmax(0).view_as(base)

@@ -22,7 +22,7 @@ def crossings(series):
 
 
 class Counted(Oscillator):
-    marginals = Marginals(crossings, {"crossings": 8}, (("crossings", LABEL), ("crossings",)))
+    marginals = Marginals(crossings, {"crossings": 8}, ((PLACE, LABEL), ("crossings", LABEL), ("crossings",)))
     classes = CLASSES
 
 
@@ -79,6 +79,9 @@ def test_bins_of_rows_equal_a_table_filled_by_hand(data):
 def test_a_run_without_classes_counts_no_labels():
     assert query(Counted.marginals, 5, 3).sets == ((), (PLACE, LABEL), ("crossings", LABEL), ("crossings",))
     assert query(Counted.marginals, 5, 1).sets == ((), (PLACE,), ("crossings",))
+    assert query(Marginals(), 5, 3).sets == ((), (PLACE, LABEL))
+    with pytest.raises(ValueError, match="at least one set"):
+        Marginals(crossings, {"crossings": 8}, ())
     with pytest.raises(ValueError, match="different columns"):
         Marginals(crossings, {"crossings": 8}, (("crossings", "colour"),))
     with pytest.raises(ValueError, match="different columns"):
@@ -125,7 +128,9 @@ def test_counts_that_are_all_noise_leave_what_was_believed():
     asked, support, counts = asked_of(believed.flip(0), places, colours, noise=1e5, total=100.0)
     assert float((fit(counts, 1e5, asked, support, base) - believed).abs().sum()) < 0.05
     asked, support, counts = asked_of(believed.flip(0), places, colours, total=1e6)
-    assert float((fit(counts, 1.0, asked, support, base) - believed).abs().sum()) > 0.2
+    told = marginal(believed.flip(0), colours, 4)
+    assert float((marginal(fit(counts, 1.0, asked, support, base), colours, 4) - told).abs().sum()) < 0.01
+    assert float((marginal(believed, colours, 4) - told).abs().sum()) > 0.05  # the twin
 
 
 def test_a_sparse_column_keeps_noise_out_of_its_empty_cells():

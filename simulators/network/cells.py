@@ -13,13 +13,12 @@ from simpe.simulators.network.schema import OUTCOMES
 
 _SERVICES = len(SERVICES) + len(PORT_CLASSES)
 _OTHERS = (ICMP, ICMPV6, IGMP)
-_NUMBERS = ("duration", "packets_out", "packets_in", "bytes_out", "bytes_in")
+_NUMBERS = ("duration", "packets", "bytes_out", "bytes_in")
 _MOMENTS = 48  # of a declared window
 
 SIZES = {
     "kind": 2 * _SERVICES + len(_OTHERS) + 1,  # service over TCP, over UDP, or another protocol
     "outcome": len(OUTCOMES),
-    "ip_version": 2,
     **{name: len(AMOUNTS[name.partition("_")[0]][1]) + 1 for name in _NUMBERS},
     "start": _MOMENTS,
 }
@@ -34,7 +33,8 @@ def cells(rows: Tensor) -> Tensor:
     kind = torch.where((protocol == TCP) | (protocol == UDP), kind, SIZES["kind"] - 1)
     for i, other in enumerate(_OTHERS):
         kind = torch.where(protocol == other, 2 * _SERVICES + i, kind)
-    found = [kind, x["outcome"].long(), (x["ip_version"] == 6).long()]
+    found = [kind, x["outcome"].long()]
+    x["packets"] = x["packets_out"] + x["packets_in"]
     for name in _NUMBERS:
         edges = torch.tensor(AMOUNTS[name.partition("_")[0]][1], dtype=torch.float64, device=rows.device)
         found.append(torch.bucketize(x[name] * (1e3 if name == "duration" else 1), edges, right=True))
@@ -46,7 +46,7 @@ def marginals(timed: bool) -> Marginals:
 
     ``timed``: a window is declared, so arrivals are counted as well.
     """
-    of_class = [("kind", LABEL), ("bytes_out", "bytes_in", LABEL), ("duration", "packets_out", LABEL)]
-    of_kind = [("kind", name) for name in (*_NUMBERS, "outcome", "ip_version")]
+    of_class = [("kind", LABEL), *((name, LABEL) for name in _NUMBERS)]
+    of_kind = [("kind", name) for name in (*_NUMBERS, "outcome")]
     alone = [(name,) for name in (*_NUMBERS, *(["start"] if timed else []))]
-    return Marginals(cells, SIZES, (*of_class, *of_kind, *alone), _NUMBERS)
+    return Marginals(cells, SIZES, (*of_class, *of_kind, ("packets", "duration"), *alone), _NUMBERS)
