@@ -302,6 +302,9 @@ _TELNET = b"\xff\xfd\x18\xff\xfd\x20\xff\xfb\x1f"
 _BOOTP = struct.pack(">4sIHH4s4s4s4s", b"\1\1\6\0", 0, 0, 0, bytes([10, 0, 0, 9]), b"", b"", b"")
 _HARDWARE = b"\2\0\x0a\0\0\x09" + bytes(10 + 192) + b"\x63\x82\x53\x63"
 
+_REQUEST = Message(_BOOTP + _HARDWARE + b"\x35\1\3\x37\3\1\3\6\xff" + bytes(51), ids=(4,))
+_ACK = Message(b"\2" + _BOOTP[1:] + _HARDWARE + bytes.fromhex("350105330400000e1036040a000001ff") + bytes(44), ids=(4,))
+
 
 def _snmp(kind: int) -> Message:
     """A version 2c message of one string (RFC 3416), its lengths in the long form."""
@@ -394,13 +397,10 @@ _MESSAGES: Mapping[tuple[str, str], tuple[Message | None, ...]] = {
     ("ntp", "in"): (
         Message(b"\x24\2\6\xec\0\0\1\0\0\0\1\0\xc0\0\2\1" + 4 * b"\xe9\0\0\0\0\0\0\0", ids=(30,)),
     ),
-    ("dhcp", "out"): (
-        Message(_BOOTP + _HARDWARE + b"\x35\1\3\x37\3\1\3\6\xff" + bytes(51), ids=(4,)),
-    ),
-    ("dhcp", "in"): (
-        Message(b"\2" + _BOOTP[1:] + _HARDWARE + bytes.fromhex("350105330400000e1036040a000001ff") + bytes(44),
-                ids=(4,)),
-    ),
+    ("dhcp", "out"): (_REQUEST,),
+    ("dhcp", "in"): (_ACK,),
+    ("dhcp-server", "out"): (_ACK,),
+    ("dhcp-server", "in"): (_REQUEST,),
     ("ssdp", "out"): (
         Message(
             b'M-SEARCH * HTTP/1.1\r\nHOST: 239.255.255.250:1900\r\nMAN: "ssdp:discover"\r\nMX: 3\r\n'

@@ -79,6 +79,8 @@ PROFILES = (
     Profile("ntp", UDP, (123,), least=(48, 48), most=(48, 48), packets=(1, 1), sizes=(48, 48), seconds=0.03),
     Profile("dhcp", UDP, (67,), client_port=68, least=(300, 300), most=(576, 576), packets=(2, 1), sizes=(300, 320),
             servers=("broadcast", "internal"), versions=(4,)),
+    Profile("dhcp-server", UDP, (68,), client_port=67, least=(300, 300), most=(576, 576), packets=(1, 0.3),
+            sizes=(320, 300), servers=("broadcast", "internal"), versions=(4,)),
     Profile("mdns", UDP, (5353,), client_port=5353, least=(34, 50), packets=(3, 0.3), sizes=(120, 200), seconds=5,
             servers=_MULTICAST, ttl=255),
     Profile("llmnr", UDP, (5355,), least=(34, 50), most=(93, 512), packets=(2, 0.3), sizes=(40, 60), seconds=0.4,
@@ -129,13 +131,14 @@ NAMES = tuple(profile.name for profile in PROFILES)
 NDPI = {
     "http": "HTTP", "tls": "TLS", "ssh": "SSH", "smtp": "SMTP", "ftp": "FTP_CONTROL", "telnet": "Telnet",
     "imap": "IMAP", "pop3": "POP3", "mqtt": "MQTT", "rtsp": "RTSP", "smb": "SMBv23", "rdp": "RDP", "dns": "DNS",
-    "quic": "QUIC", "ntp": "NTP", "dhcp": "DHCP", "mdns": "MDNS", "llmnr": "LLMNR", "ssdp": "SSDP",
-    "netbios": "NetBIOS", "snmp": "SNMP", "syslog": "Syslog", "sip": "SIP", "icmp": "ICMP", "igmp": "IGMP",
+    "quic": "QUIC", "ntp": "NTP", "dhcp": "DHCP", "dhcp-server": "DHCP", "mdns": "MDNS", "llmnr": "LLMNR",
+    "ssdp": "SSDP", "netbios": "NetBIOS", "snmp": "SNMP", "syslog": "Syslog", "sip": "SIP", "icmp": "ICMP",
+    "igmp": "IGMP",
 }  # fmt: skip
 """Profile -> what nDPI calls it, where it has a name."""
 
 _MEANT = {name.lower(): profile for profile, name in NDPI.items()} | {profile: profile for profile in NDPI}
-_MEANT |= {"icmpv6": "icmp", "ssl": "tls"}  # nDPI; Zeek
+_MEANT |= {"icmpv6": "icmp", "ssl": "tls", "dhcp-server": "dhcp"}  # nDPI; Zeek; flows that a server begins
 
 
 def application(name: str) -> str:
