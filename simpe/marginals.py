@@ -150,7 +150,7 @@ def fit(
             believed = torch.where((table < _CLEAR * noise)[support[names[0]], None], _SCARCE * believed, believed)
         if LABEL in names:
             table = table.movedim(names.index(LABEL), -1)
-        reached, index = index.unique(return_inverse=True)
+        reached, index = torch.unique(index, return_inverse=True)
         parts.append((index, table.reshape(-1, classes if LABEL in names else 1)[reached]))
 
     log_base = (believed / believed.sum()).double().log()
