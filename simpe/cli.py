@@ -225,7 +225,8 @@ def gallery(
     """
     from simpe.config import make_config
 
-    options = {"samples": str(Path(public).resolve()), "colour": colour or None, "embedder": embedder}
+    where = str(Path(public).resolve()) if Path(public).exists() else public  # the word sklearn is no path
+    options = {"samples": where, "colour": colour or None, "embedder": embedder}
     _run(
         make_config(
             simulator="gallery", private=private, out=out, epsilon=epsilon, delta=delta, samples=samples, steps=steps,
@@ -591,8 +592,9 @@ def _run(config: RunConfig, save_config: Path | None, watch: bool) -> None:
 
 def _conclude(folder: Path, release: Release) -> None:
     print(f"{len(release.samples)} samples, {release.certificate['statement']}.")
-    picture = next(iter(sorted((folder / "release").glob("*.png"), key=lambda path: path.name == "evolution.png")))
-    print(f"  to give away:  {folder / 'release'}  (look at {picture})")
+    pictures = sorted((folder / "release").glob("*.png"), key=lambda path: path.name == "evolution.png")
+    look = f"  (look at {pictures[0]})" if pictures else ""  # a simulator's own export may bring none
+    print(f"  to give away:  {folder / 'release'}{look}")
     print(f"  to keep:       {folder / 'private'}")
 
 

@@ -26,7 +26,7 @@ _IDX_NAME = re.compile(
 _IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".pgm"}
 _IMAGE_FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM")
 _KINDS = (
-    "an .npz file, a folder of IDX files, a folder with one sub-folder of images a class, "
+    "an .npz file, a folder of IDX files, a folder of images or of one sub-folder of images a class, "
     "a folder of .csv series, or the word sklearn"
 )
 _CHUNK = 1 << 20

@@ -75,8 +75,11 @@ class Release:
 
 
 def named_labels(labels: np.ndarray, classes: tuple[str, ...]) -> np.ndarray:
-    """Class indices -> what the classes are called: int64 where every name is a number, else strings."""
-    numbers = all(name.isdecimal() for name in classes)
+    """Class indices -> what the classes are called: int64 where every name is a number as it is written, else strings.
+
+    So "01" stays a string: as a number it would be another name.
+    """
+    numbers = all(name.isdecimal() and len(name) < 19 and str(int(name)) == name for name in classes)
     names = np.array([int(name) for name in classes], dtype=np.int64) if numbers else np.array(classes)
     return np.take(names, labels)
 

@@ -38,7 +38,12 @@ def start(
     Raises InputError.
     """
     store.refuse_existing(config.out)
+    public = config.options.get("samples")  # which a gallery releases as they are
+    if isinstance(public, str):
+        _refuse_private(config.private, (public,))
     rows = _read(config, progress)
+    if config.classes is not None and rows.labels is None:
+        raise InputError("--classes need labels, and the private rows have none; say where they are, or leave it out")
     config = _settled(config, rows)
     parts = _parts(config, rows)
     device = _device(config.device)
@@ -107,7 +112,8 @@ def evaluate(
     ``private/``. With ``public`` the operator declares that the inputs are public; then the figures are
     post-processing of the release, and go to ``release/metrics.json``.
 
-    Raises InputError, also where an input declared public is or holds the run's private one.
+    Raises InputError, also where an input declared public is, by its path, the private one of the run's configuration.
+    A copy elsewhere is not noticed, and nothing is where a run made in Python has no configuration.
     """
     if task not in (None, "classify"):
         raise InputError(f"--task must be classify, got {task!r}")
@@ -157,13 +163,16 @@ def _diversity(history: Path) -> dict[str, int]:
 
 
 def _refuse_private(private: tuple[str, ...], against: tuple[str, ...]) -> None:
-    """Raise InputError where a reference declared public is a private input, holds one or lies in one."""
+    """Raise InputError where an input declared public is a private input, holds one or lies in one.
+
+    Only the paths are compared: a refusal that followed the rows would tell of them.
+    """
     for one in against:
         for other in private:
             word = _is_word(one) or _is_word(other)
             ours, theirs = Path(one).resolve(), Path(other).resolve()
             if one == other if word else ours.is_relative_to(theirs) or theirs.is_relative_to(ours):
-                raise InputError(f"{one}: is the run's private input, so it is no public reference; give another")
+                raise InputError(f"{one}: is, holds or lies in the run's private input; give another, a public one")
 
 
 def _read(config: RunConfig, progress: Progress | None) -> data.DataSet:

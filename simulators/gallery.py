@@ -43,8 +43,9 @@ class Gallery:
     labels in it are not read.
 
     **The samples are released as they are.** Whoever makes a gallery declares that it is public: it must be chosen
-    without a look at the private rows, and hold none of them. simpe does not compare the two, which would not be
-    private; the certificate carries the declaration and the gallery's SHA-256.
+    without a look at the private rows, and hold none of them. A run refuses a gallery that is, by its
+    path, the private input, but compares no samples, which would not be private; the certificate carries the
+    declaration and the gallery's SHA-256.
 
     Raises InputError where there are fewer than 2 samples, or they cannot be read.
     """

@@ -170,6 +170,21 @@ def test_a_third_party_entry_point_appears_in_list_and_runs(folder, tmp_path):
         assert arrays["param_damping"].shape == (20,)
 
 
+def test_an_export_without_pictures_is_no_error(tmp_path):
+    (tmp_path / "mine.py").write_text(
+        (EXAMPLES / "custom_simulator.py").read_text()
+        + "\n\nclass Silent(Oscillator):\n    def export(self, release, folder):\n"
+        + "        (folder / 'rows.txt').write_text('rows')\n"
+    )
+    np.savez(tmp_path / "series.npz", samples=np.random.default_rng(0).normal(size=(50, 256)))
+    (tmp_path / "c.toml").write_text(
+        'simulator = "mine:Silent"\nprivate = "series.npz"\nepsilon = 1\nsamples = 5\nsteps = 1\nout = "run"\n'
+    )
+    said = simpe("run", "c.toml", cwd=tmp_path).stdout
+    assert "to give away" in said
+    assert "look at" not in said
+
+
 def test_check_passes_a_good_simulator_and_fails_a_bad_one(tmp_path):
     (tmp_path / "mine.py").write_text(
         (EXAMPLES / "custom_simulator.py").read_text()

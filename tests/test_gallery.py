@@ -11,6 +11,8 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 import simpe
+from simpe import report, runs
+from simpe.config import make_config
 from simpe.simulators.gallery import Gallery
 
 DIGITS = np.rint(load_digits().images * (255 / 16)).astype(np.uint8)
@@ -177,6 +179,46 @@ def test_bad_galleries_are_one_line_that_says_what_to_do(folder):
         said = error("gallery", "--public", public, "--private", "grey.npz", "--out", "run", cwd=folder)
         assert message in said, said
         assert not (folder / "run").exists()
+
+
+def start(folder, monkeypatch, public, private, **values):
+    monkeypatch.chdir(folder)
+    given = {"options": {"samples": public}, "samples": 20, "steps": 1, "epsilon": 9, **values}
+    return runs.start(make_config(simulator="gallery", private=private, out=folder / "run", **given))
+
+
+@pytest.mark.parametrize(
+    ("public", "private"),
+    [("grey.npz", "grey.npz"), ("link.npz", "grey.npz"), ("alpha", "alpha"), (".", "alpha"), ("sklearn", "sklearn")],
+)
+def test_the_private_rows_are_no_gallery(folder, monkeypatch, public, private):
+    """They would be released as they are, under a certificate."""
+    (folder / "link.npz").symlink_to(folder / "grey.npz")
+    with pytest.raises(simpe.InputError, match="private input"):
+        start(folder, monkeypatch, public, private)
+    assert not (folder / "run").exists()
+
+
+def test_a_word_is_a_gallery_too(folder):
+    command = ("gallery", "--public", "sklearn", "--private", "grey.npz", "--samples", 9, "--steps", 1, "--out", "run")
+    simpe_command(*command, cwd=folder)
+    settings = json.loads((folder / "run" / "release" / "certificate.json").read_text())["public_inputs"]["simulator"]
+    assert settings["settings"]["samples"] == len(DIGITS)
+
+
+def test_classes_of_rows_without_labels_are_not_ignored(folder, monkeypatch):
+    with pytest.raises(simpe.InputError, match="--classes need labels"):
+        start(folder, monkeypatch, "alpha", "grey.npz", classes=("a", "b"))
+    assert not (folder / "run").exists()
+
+
+def test_classes_are_called_as_they_are_declared(folder, monkeypatch):
+    """01 is no 1: neither the samples nor the report may take it for one."""
+    np.savez(folder / "named.npz", images=DIGITS[900:1000], labels=np.array(["01", "2"])[np.arange(100) % 2])
+    start(folder, monkeypatch, "alpha", "named.npz", classes=("01", "2"))
+    with np.load(folder / "run" / "release" / "samples.npz") as arrays:
+        assert set(arrays["labels"].tolist()) == {"01", "2"}
+    assert report.write(folder / "run")
 
 
 @pytest.mark.parametrize(

@@ -183,6 +183,33 @@ def test_an_unfinished_run_or_a_damaged_release_is_one_error(patches, tmp_path):
         assert "\n" not in str(caught.value)
 
 
+class Codes:
+    """Rows of bytes that are no image, or of floats that are not all numbers."""
+
+    space = simpe.ParameterSpace(level=simpe.Continuous(0, 255))
+
+    def __init__(self, dtype):
+        self._dtype = dtype
+
+    def render(self, p):
+        rows = p["level"][:, None].repeat(1, 16)
+        if self._dtype == torch.float32:
+            rows[:, 0] = torch.where(rows[:, 1] < 128, torch.inf, torch.nan)
+        return rows.to(self._dtype)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32], ids=["bytes", "not numbers"])
+def test_samples_of_any_kind_are_drawn(tmp_path, dtype):
+    rows = torch.arange(60)[:, None].repeat(1, 16).to(dtype)
+    private = simpe.PrivateData(rows, budget=simpe.Budget(1, 1e-6))
+    release = simpe.evolve(Codes(dtype), lambda x: x[:, 1:].float(), private, samples=5, steps=1)
+    release.save(tmp_path / "run")
+    report.write(tmp_path / "run")
+    curves = page_data(tmp_path / "run" / "release" / "report.html")["gallery"]["curves"]
+    assert len(curves) == 5
+    assert all(0 <= value <= 1 for curve in curves for value in curve)
+
+
 # ---------------------------------------------------------------------------------------------- in a real browser
 
 

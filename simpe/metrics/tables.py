@@ -38,7 +38,7 @@ def chi_square(x: NDArray[Any], y: NDArray[Any]) -> float:
     Raises ValueError for a column without rows.
     """
     _need_rows(x, y)
-    ours, theirs, size = _shared_codes(x, y)
+    ours, theirs, size = shared_codes(x, y)
     p, q = _shares(ours, size), _shares(theirs, size)
     n, m = len(x), len(y)
     shared = (n * p + m * q) / (n + m)
@@ -66,14 +66,14 @@ def marginal_total_variation(x: Codes, y: Codes, k: int) -> float:
     names = sorted(x.keys() & y.keys())
     if not 1 <= k <= len(names) or not len(x[names[0]]) or not len(y[names[0]]):
         raise ValueError(f"two tables with rows and at least {k} columns in common are needed")
-    codes = [_shared_codes(x[name], y[name]) for name in names]
+    codes = [shared_codes(x[name], y[name]) for name in names]
     distances = []
     for chosen in combinations(codes, k):
         ours, theirs, size = chosen[0]
         for a, b, more in chosen[1:]:
             ours, theirs, size = ours * more + a, theirs * more + b, size * more
             if size > _CELLS:  # number the cells that occur
-                ours, theirs, size = _shared_codes(ours, theirs)
+                ours, theirs, size = shared_codes(ours, theirs)
         distances.append(np.abs(_shares(ours, size) - _shares(theirs, size)).sum() / 2)
     return float(np.mean(distances))
 
@@ -83,7 +83,7 @@ def _need_rows(x: NDArray[Any], y: NDArray[Any]) -> None:
         raise ValueError("both columns need at least one row")
 
 
-def _shared_codes(x: NDArray[Any], y: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[np.int64], int]:
+def shared_codes(x: NDArray[Any], y: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[np.int64], int]:
     """Both columns as numbers below the third returned: every value that occurs has one."""
     values, index = np.unique(np.concatenate([x, y]), return_inverse=True)
     return index[: len(x)], index[len(x) :], len(values)

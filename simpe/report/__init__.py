@@ -18,11 +18,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from PIL import Image
 
-from simpe import store
+from simpe import pictures, store
 from simpe.errors import InputError
 from simpe.privacy.accounting import Charge, epsilon_of
 from simpe.report.words import meaning
@@ -176,7 +177,7 @@ def _votes(history: Arrays, t: int, classes: int) -> Data:
 
 def _gallery(rows: np.ndarray, labels: np.ndarray | None, samples: Arrays, classes: int) -> Data:
     """Some samples of each class, in the order of their release, with their parameters."""
-    small = rows.dtype == np.uint8 and max(rows.shape[1:3]) <= _SMALL
+    small = _is_image(rows) and max(rows.shape[1:3]) <= _SMALL
     groups = [np.arange(len(rows))] if labels is None else [np.flatnonzero(labels == c) for c in range(classes)]
     each = max(4, (_TILES if small else _LARGE_TILES) // len(groups))
     each -= each % _COLUMNS if each > _COLUMNS else 0  # whole rows
@@ -200,8 +201,9 @@ def _evolution(steps: np.ndarray) -> Data:
 
 def _tiles(rows: np.ndarray, columns: int) -> Data:
     """Images as one PNG, ``columns`` tiles wide, or other rows as curves in [0, 1]."""
-    if rows.dtype != np.uint8:
+    if not _is_image(rows):
         flat = rows.reshape(len(rows), -1).astype(np.float64)
+        flat = np.where(np.isfinite(flat), flat, 0)  # JSON has no other numbers
         flat = flat[:, np.unique(np.linspace(0, flat.shape[1] - 1, _POINTS).astype(int))]
         low, high = flat.min(axis=1, keepdims=True), flat.max(axis=1, keepdims=True)
         return {"curves": np.round((flat - low) / np.maximum(high - low, 1e-12), 3).tolist()}
@@ -218,6 +220,10 @@ def _tiles(rows: np.ndarray, columns: int) -> Data:
     sheet.save(file, format="PNG", optimize=True)
     png = "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
     return {"png": png, "columns": columns, "rows": down, "width": size[0], "height": size[1]}
+
+
+def _is_image(rows: np.ndarray) -> bool:
+    return pictures.is_image(torch.from_numpy(rows))
 
 
 def _metrics(found: dict[str, Any]) -> list[Data]:

@@ -205,15 +205,9 @@ def _of_shares(p: NDArray[np.float64], q: NDArray[np.float64]) -> float:
     return float(rel_entr(padded, padded.mean(axis=0)).sum() / (2 * math.log(2)))
 
 
-def _common(x: NDArray[Any], y: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[np.int64], int]:
-    """Values (n,) and (m,) as numbers below the third returned."""
-    values, index = np.unique(np.concatenate([x, y]), return_inverse=True)
-    return index[: len(x)], index[len(x) :], len(values)
-
-
 def _divergence(x: NDArray[Any], y: NDArray[Any]) -> float:
     """Squared Jensen-Shannon distance of the values' shares."""
-    a, b, n = _common(x, y)
+    a, b, n = tables.shared_codes(x, y)
     return _of_shares(np.bincount(a, minlength=n) / len(a), np.bincount(b, minlength=n) / len(b))
 
 
