@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from simpe.errors import InputError
 from simpe.protocols import Simulator
 
 LABEL, PLACE = "label", "place"
@@ -112,10 +113,15 @@ def of(simulator: Simulator) -> Marginals:
 
 
 def query(marginals: Marginals, places: int, classes: int) -> Query:
-    """What a run with so many places and classes counts."""
+    """What a run with so many places and classes counts.
+
+    Raises InputError where only LABEL is counted and there are no classes.
+    """
     sets: list[tuple[str, ...]] = [(), *marginals.sets]
     if classes == 1:
         sets = [tuple(name for name in names if name != LABEL) for names in sets]
+    if not any(sets):
+        raise InputError(f"marginals of {LABEL} alone need classes; name another column, or declare the classes")
     return Query({**marginals.sizes, LABEL: classes, PLACE: places}, tuple(dict.fromkeys(sets)), marginals.sparse)
 
 

@@ -108,14 +108,14 @@ def log(folder: Path, line: str) -> None:
 def write_private(folder: Path, name: str, content: str) -> Path:
     """Write a file into ``private/``, whole."""
     path = folder / "private" / name
-    write_atomically(path, content.encode(), mode=0o600)
+    write_atomically(path, content.encode(errors="replace"), mode=0o600)  # a file name may be no Unicode
     return path
 
 
 def write_public(folder: Path, name: str, content: str) -> Path:
     """Write a file into ``release/``, whole: nothing but what follows from the release and from public inputs."""
     path = folder / "release" / name
-    write_atomically(path, content.encode())
+    write_atomically(path, content.encode(errors="replace"))
     return path
 
 

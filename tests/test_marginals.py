@@ -158,6 +158,16 @@ def shares(release, label):
     return np.bincount(crossings(torch.as_tensor(mine))[:, 0].numpy(), minlength=8) / max(len(mine), 1)
 
 
+def test_marginals_of_classes_alone_are_refused_where_there_are_none_and_nothing_is_spent():
+    class Alone(Oscillator):
+        marginals = Marginals(sets=((LABEL,),))
+
+    private = PrivateData(rows()[0], budget=Budget(1, 1e-6))
+    with pytest.raises(InputError, match="label alone"):
+        evolve(Alone(), None, private, samples=5, steps=1, strategy=STRATEGY)
+    assert not private.ledger.releases()
+
+
 def test_each_class_gets_what_it_holds_from_shared_candidates():
     series, labels = rows()
     release = evolve(Counted(), None, door(), samples=400, strategy=STRATEGY)

@@ -150,6 +150,14 @@ def test_names_cannot_break_out_of_the_page(patches, tmp_path):
     assert "<img src=x" not in text
 
 
+def test_the_name_of_a_reference_may_be_no_unicode(patches, tmp_path):
+    folder = shutil.copytree(patches, tmp_path / "run")
+    for side, against in (("release", ["ref\udcff.npz"]), ("private", "ref\udcff.npz")):
+        (folder / side / "metrics.json").write_text(json.dumps({"against": against, "rows": 90}))
+    for path in report.write(folder):
+        assert "ref?.npz" in path.read_text()
+
+
 def test_test_noise_is_shouted(tmp_path):
     rows = Oscillator().render(Oscillator.space.sample(50, torch.Generator().manual_seed(1)))
     private = simpe.PrivateData(rows, budget=simpe.Budget(1, 1e-6), noise=addressed_noise)
