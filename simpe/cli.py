@@ -239,6 +239,86 @@ def gallery(
     )  # fmt: skip
 
 
+@app.command(name="filter")
+def filter_(
+    given: Annotated[
+        str,
+        typer.Argument(
+            metavar="SET",
+            help=f"The samples to choose from: {FILES} or loose, or a release's samples.npz. Its labels, if it has "
+            "some, are the classes: an array labels, or the names of sub-folders.",
+        ),
+    ],
+    private: Annotated[str, typer.Option(help=f"The private rows: {FILES}.")],
+    keep: Annotated[int, typer.Option(min=1, help="How many samples of SET to keep.")],
+    out: Out,
+    epsilon: Epsilon = 1.0,
+    delta: Delta = 1e-6,
+    origin: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TEXT",
+            help="Where SET comes from and under what guarantee, as you declare it in the certificate.  "
+            "\\[default: public, or made under a guarantee of its own]",
+        ),
+    ] = None,
+    embedder: Annotated[
+        str | None,
+        typer.Option(
+            help="What says which samples are alike: an embedder from simpe list, or module:Name.  "
+            "\\[default: that of the samples' kind]"
+        ),
+    ] = None,
+    colour: Annotated[bool, typer.Option("--colour", help="Read folders of images in colour.")] = False,
+    label: Annotated[
+        str | None, typer.Option(metavar="ARRAY", help="Array of the private .npz that names each row's class.")
+    ] = None,
+    classes: Annotated[
+        str | None,
+        typer.Option(
+            help="The classes, public, separated by commas; samples and rows of others take no part.  "
+            "\\[default: the labels of SET]"
+        ),
+    ] = None,
+    unit: Unit = None,
+    k: K = 1,
+    relation: Relation = "add_remove",
+    ledger: SharedLedger = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+    save_config: SaveConfig = None,
+    watch: Watch = False,
+) -> None:
+    """Keep those samples of a given set that resemble the private rows: one vote, and the best by noisy count.
+
+    SET is what others made: a generative model's output, a vendor's set, a release. Rows vote within their class.
+
+    [bold]The guarantee covers the choice alone.[/bold] What is kept are samples of SET as they are, and if SET was made
+    with the private rows, what that cost adds to it: say so with --origin. If SET is a release of simpe, give its
+    --ledger, and one certificate covers both.
+
+    Keep few where rows are few: a warning says how many samples the votes can tell from the noise.
+
+    Example:  [bold]simpe filter made.npz --private photos.npz --epsilon 1 --keep 500 --out runs/best[/bold]
+
+    Its origin:  [bold]--origin "a diffusion model trained on the same rows with DP-SGD, epsilon 4, delta 1e-6"[/bold]
+    """
+    from simpe.config import make_config
+
+    where = str(Path(given).resolve()) if Path(given).exists() else given  # the word sklearn is no path
+    options = {"samples": where, "colour": colour or None, "origin": origin}
+    _run(
+        make_config(
+            simulator="given", private=private, out=out, epsilon=epsilon, delta=delta, samples=keep, steps=1,
+            label=label, classes=None if classes is None else _names(classes), unit=unit, k=k, relation=relation,
+            ledger=ledger, seed=seed, device=device, embedder=embedder,
+            options={name: value for name, value in options.items() if value is not None},
+        ),
+        save_config,
+        watch,
+    )  # fmt: skip
+
+
 def _names(text: str) -> tuple[str, ...]:
     """Names separated by commas."""
     return tuple(name.strip() for name in text.split(","))

@@ -121,11 +121,12 @@ def encode_labels(labels: np.ndarray | Sequence[Any], classes: Sequence[str]) ->
     if labels.ndim != 1 or (labels.size and labels.dtype.kind not in "iuUS"):
         raise TypeError("labels must be a one-dimensional array of integers or strings")
     values, inverse = np.unique(labels, return_inverse=True)
-    lookup = np.array([index.get(_text(value), -1) for value in values.tolist()], dtype=np.int64)
+    lookup = np.array([index.get(label_text(value), -1) for value in values.tolist()], dtype=np.int64)
     return lookup[inverse]
 
 
-def _text(label: int | str | bytes) -> str:
+def label_text(label: int | str | bytes) -> str:
+    """What a label is called."""
     # surrogateescape: bytes that are no UTF-8 must match no class, and must not fail for the other rows.
     return label.decode("utf-8", "surrogateescape") if isinstance(label, bytes) else str(label)
 

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from simpe import marginals, selection
+from simpe.data import encode_labels
 from simpe.errors import InputError
 from simpe.fingerprint import describe
 from simpe.population import Population, concatenate, public_generator
@@ -46,7 +47,7 @@ REFITS, REFIT_PARENTS = 3, 2_000
 
 @dataclass(frozen=True)
 class Setup:
-    """Everything public about a run."""
+    """Everything public about a run; ``given`` are the candidates of a fixed set (see :func:`given`)."""
 
     simulator: Simulator
     embedder: Embedder
@@ -58,6 +59,7 @@ class Setup:
     device: torch.device
     progress: Progress = lambda what, done, total: None
     watch: Watch = lambda info, steps: None
+    given: Population | None = None
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,7 @@ class Info:
 
 
 def init(setup: Setup, private: PrivateData) -> State:
-    """Buy the class counts, and draw the first candidates by Random."""
+    """Buy the class counts, and draw the first candidates by Random, or take those of a given set."""
     noise = setup.schedule.count_noise
     scale = private.charge(noise).sensitivity
     counts = private.class_counts(noise, address=f"{STAGE}/counts") / scale
@@ -99,6 +101,8 @@ def init(setup: Setup, private: PrivateData) -> State:
     if total < FEW:
         said = f"warning: about {total:.0f} units by the noisy count; with fewer than {FEW} expect nothing useful"
         setup.progress(said, 0, 0)
+    if setup.given is not None:
+        return _init_given(setup, setup.given, torch.from_numpy(counts))
     samples = setup.samples or min(max(1, round(total) * private.k), MOST_COUNTED)
     outputs = selection.apportion(torch.from_numpy(counts), samples).tolist()
     shared = setup.strategy.marginals > 0
@@ -153,6 +157,8 @@ def run(setup: Setup, private: PrivateData) -> tuple[Population, list[Info]]:
         state, info = step(setup, private, state)
         infos.append(info)
         setup.watch(info, setup.schedule.steps)
+    if setup.given is not None:  # in their own order
+        return infos[-1].candidates.take(infos[-1].survivors.sort().values), infos
     if setup.strategy.marginals:
         return _weigh(setup, private, state, infos[-1]), infos
     return _spread(setup, state, infos[-1]), infos
@@ -193,6 +199,8 @@ def evolve(
     if private.classes is None or not private.has_labels:
         private.declare(classes_of(simulator, private.has_labels))
     assert private.classes is not None
+    fixed = given(simulator, private.classes, samples, steps, strategy)
+    steps = steps if fixed is None else 1
     preflight(simulator, embedder, private.sample_shape, private.sample_dtype)
     one_bin = private.one_bin and strategy.neighbours == 1
     public: dict[str, Any] = {
@@ -233,6 +241,7 @@ def evolve(
         device=torch.device(device),
         progress=progress or (lambda what, done, total: None),
         watch=watch or (lambda info, steps: None),
+        given=None if fixed is None else fixed.to(torch.device(device)),
     )
     population, infos = run(setup, private)
     rendered = render(simulator, population, lambda done, total: setup.progress("rendering the release", done, total))
@@ -241,7 +250,7 @@ def evolve(
         labels=population.labels.cpu() if private.has_labels else None,
         params={name: value.cpu() for name, value in population.params.items()},
         classes=private.classes,
-        certificate=certificate(private, public),
+        certificate=certificate(private, public, given=fixed is not None),
         evolution=_lineage(setup, infos),
         history=history(setup, private, population, infos),
         ledger=private.ledger,
@@ -273,6 +282,34 @@ def classes_of(simulator: Simulator, labelled: bool) -> tuple[str, ...]:
     return classes if labelled else ("",)
 
 
+def given(
+    simulator: Simulator, classes: tuple[str, ...], samples: int | None, steps: int | None, strategy: Strategy
+) -> Population | None:
+    """The candidates of a simulator that is a fixed set, those of other classes left out; None for any other.
+
+    Raises InputError where so many samples cannot be kept, or the options are not those of one vote on the set.
+    """
+    own: Callable[[], tuple[Params, Tensor]] | None = getattr(simulator, "given", None)
+    if own is None:
+        return None
+    if steps not in (None, 1):
+        raise InputError(f"--steps {steps}: a given set is voted on once; leave it out")
+    if strategy != Strategy(neighbours=strategy.neighbours, metric=strategy.metric):
+        raise InputError("strategy: a given set is voted on as it is; set neighbours and metric alone")
+    params, labels = own()
+    names = tuple(getattr(simulator, "classes", None) or ("",))
+    if names == ("",) and classes != ("",):
+        raise InputError("--classes: the given set has no labels, so rows vote whatever their class; leave it out")
+    codes = np.zeros(len(names), np.int64) if classes == ("",) else encode_labels(np.array(names), classes)
+    labels = torch.from_numpy(codes)[labels]
+    found = Population(params, labels, torch.full_like(labels, -1)).take((labels >= 0).nonzero().squeeze(1))
+    if samples is None or samples > len(found):
+        which = "" if classes == ("",) else f" of the classes {', '.join(classes)}"
+        wanted = "" if samples is None else f"not {samples}; "
+        raise InputError(f"--keep: the given set has {len(found)} samples{which}, {wanted}say how many of them to keep")
+    return replace(found, parents=torch.full_like(found.labels, -1))
+
+
 def preflight(simulator: Simulator, embedder: Embedder, shape: tuple[int, ...], dtype: torch.dtype) -> None:
     """Draw, vary, render and embed a little, so that a plug-in that cannot work is found before anything is spent.
 
@@ -285,7 +322,8 @@ def preflight(simulator: Simulator, embedder: Embedder, shape: tuple[int, ...], 
         generator = public_generator(0, "preflight")
         rows = _random(simulator, 2, generator)
         what = "variation"
-        rows = _variation(simulator, rows, 0.5, generator)
+        if not hasattr(simulator, "given"):
+            rows = _variation(simulator, rows, 0.5, generator)
         labels = torch.zeros(2, dtype=torch.int64)
         what = "render"
         samples = render(simulator, Population(rows, labels, labels))
@@ -323,6 +361,25 @@ def _variation(simulator: Simulator, params: Params, strength: float, generator:
     return own(params, strength, generator) if own else simulator.space.perturb(params, strength, generator)
 
 
+def _init_given(setup: Setup, candidates: Population, counts: Tensor) -> State:
+    """All of a given set, with the places shared out to the classes by their noisy counts, as far as each has samples.
+
+    Places are the samples to be kept, however few of them the votes can tell from the noise: how many is said.
+    """
+    assert setup.samples is not None
+    most = torch.bincount(candidates.labels.cpu(), minlength=len(setup.classes))
+    outputs = selection.apportion_within(counts, setup.samples, most).tolist()
+    clear = sum(places(counts.tolist(), setup.schedule.vote_noise[0], outputs, setup.strategy))
+    if clear < setup.samples:
+        setup.progress(
+            f"warning: the votes can tell about {clear} samples from the noise; the choice of the other "
+            f"{setup.samples - clear} is mostly the noise's",
+            0,
+            0,
+        )
+    return State(0, candidates, tuple(outputs), tuple(outputs))
+
+
 def _embed(setup: Setup, candidates: Population, t: int) -> Tensor:
     """Embedding of the candidates, or, with lookahead, the mean over variations of each."""
     strategy = setup.strategy
@@ -351,6 +408,9 @@ def _select(
     for label, n in enumerate(room):
         mine = (candidates.labels == label).nonzero().squeeze(1)
         if n == 0 or len(mine) == 0:
+            continue
+        if setup.given is not None:
+            chosen.append(mine[selection.top(counts[mine], n)])
             continue
         weights = selection.threshold(counts[mine], setup.strategy.threshold * noise)
         if not bool((weights > 0).any()):

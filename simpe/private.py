@@ -173,15 +173,17 @@ class PrivateData:
     def declare(self, classes: Sequence[str]) -> None:
         """Declare the classes, in label order; public. They are declared once.
 
+        The one class ``""`` is that of all rows: their labels, if they have any, are not looked at.
+
         Raises InputError when others were declared before.
         """
         if self.classes is not None:
             if self.has_labels and tuple(map(str, classes)) != self.classes:
                 raise InputError("other classes were declared before; make a new PrivateData")
             return
-        if self._named is None:
+        if self._named is None or tuple(classes) == ("",):
             codes = np.zeros(len(self._samples), dtype=np.int64)
-            self.classes = ("",)
+            self.classes, self.has_labels = ("",), False
         else:
             codes = encode_labels(self._named, classes)
             self.classes = tuple(str(c) for c in classes)

@@ -30,6 +30,9 @@ class Simulator(Protocol):
     - ``marginals``: a Marginals, public cells of its samples that a run with ``Strategy(marginals=...)`` counts.
     - ``random(n, generator) -> Params`` and ``variation(p, strength, generator) -> Params``: in place of the
       space's own.
+    - ``given() -> (Params, labels)``: a fixed set of samples, with labels int64 (n,): indices into ``classes``. Then
+      each of them is a candidate once, in the class of its label; the run has one step; and the best candidates are
+      released as they are (``simpe filter``). The one class ``""`` says that the set has no labels.
     - ``colour``: True where folders of images are to be read in colour.
     - ``public_inputs() -> dict``: what a certificate should list (files and their hashes, settings).
     - ``read(private, unit, progress) -> DataSet``: reads the private inputs, a tuple of str, in place of

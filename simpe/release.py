@@ -99,10 +99,11 @@ def read_samples(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
         raise InputError(f"{path}: damaged or not a release; make it again") from None
 
 
-def certificate(private: PrivateData, public: dict[str, Any]) -> dict[str, Any]:
+def certificate(private: PrivateData, public: dict[str, Any], given: bool = False) -> dict[str, Any]:
     """The guarantee and everything it rests on. Nothing in it derives from private rows without having been paid for.
 
-    ``public`` are the declared public inputs of the run. What is claimed covers everything on the ledger.
+    ``public`` are the declared public inputs of the run. What is claimed covers everything on the ledger; where the
+    run chose among ``given`` samples, the choice and not the samples.
     """
     ledger = private.ledger
     with ledger.locked():
@@ -115,10 +116,13 @@ def certificate(private: PrivateData, public: dict[str, Any]) -> dict[str, Any]:
     unit = private.unit if private.one_bin else f"unit ({private.unit}; at most {private.k} rows of each take part)"
     claim = f"({budget.epsilon:g}, {budget.delta:g})-differentially private, for neighbouring data sets that "
     claim += f"differ by {'adding or removing' if budget.relation == 'add_remove' else 'replacing'} one {unit}"
+    if given:
+        claim = f"the choice among the given samples is {claim}; what they were made with adds to it"
     return {
         "format": "simpe certificate 1",
         "private": exact,
         "statement": claim if exact else "NOT PRIVATE: noise for tests was used",
+        "covers": "the choice among the given samples alone" if given else "the samples",
         "epsilon": budget.epsilon,
         "delta": budget.delta,
         "spent_epsilon": spent,
@@ -150,6 +154,14 @@ def certificate(private: PrivateData, public: dict[str, Any]) -> dict[str, Any]:
         "caveats": [
             "Copying or rolling back the operator's private folder voids this certificate.",
             "It covers what is in the release folder, not the operator's terminal, timing or private folder.",
+            *(
+                [
+                    "It covers the choice alone, and composes with whatever the given set was made with: where private "
+                    "rows had a part in that, its epsilon and delta add to these, unless they are on this ledger."
+                ]
+                if given
+                else []
+            ),
             *private.caveats,
         ],
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import secrets
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import torch
 from simpe import data, metrics, store
 from simpe.config import RunConfig, read_config
 from simpe.errors import InputError
-from simpe.evolution import Progress, Watch, classes_of, evolve, flatten, own_strategy, preflight
+from simpe.evolution import Progress, Watch, classes_of, evolve, flatten, given, own_strategy, preflight
 from simpe.plugins import load, make
 from simpe.privacy.accounting import Budget
 from simpe.privacy.ledger import Ledger
@@ -38,7 +39,7 @@ def start(
     Raises InputError.
     """
     store.refuse_existing(config.out)
-    public = config.options.get("samples")  # which a gallery releases as they are
+    public = config.options.get("samples")  # which a gallery or a given set releases as they are
     if isinstance(public, str):
         _refuse_private(config.private, (public,))
     rows = _read(config, progress)
@@ -51,10 +52,11 @@ def start(
     labelled = rows.labels is not None
     declared = (config.classes or rows.classes) if labelled else None
     classes = declared or classes_of(parts[0], labelled)
-    if rows.labels is not None and (data.encode_labels(rows.labels, classes) < 0).all():
+    if rows.labels is not None and classes != ("",) and (data.encode_labels(rows.labels, classes) < 0).all():
         raise InputError(
             f"{', '.join(config.private)}: no label is one of the classes {', '.join(classes)}; declare them: --classes"
         )
+    given(parts[0], classes, config.samples, config.steps, strategy)
     preflight(*parts, rows.samples.shape[1:], torch.from_numpy(rows.samples[:0]).dtype)
     # A shared ledger can refuse before there is a folder; an own one has room for any schedule that exists.
     private = None if config.ledger is None else _door(config, rows, Ledger(config.ledger), noise)
@@ -177,14 +179,16 @@ def _refuse_private(private: tuple[str, ...], against: tuple[str, ...]) -> None:
 
 def _read(config: RunConfig, progress: Progress | None) -> data.DataSet:
     """The private rows, as the simulator reads them or else as one of the kinds that everybody knows."""
-    if hasattr(load(config.simulator, "simpe.simulators", config.modules), "read"):
+    kind = load(config.simulator, "simpe.simulators", config.modules)
+    if hasattr(kind, "read"):
         rows: data.DataSet = _simulator(config).read(config.private, config.unit, progress or (lambda *_: None))
     elif len(config.private) > 1:
         raise InputError(f"--private: {config.simulator} takes one input; give one")
     else:
-        own = getattr(load(config.simulator, "simpe.simulators", config.modules), "colour", False)
-        colour = config.options.get("colour", own)
+        colour = config.options.get("colour", getattr(kind, "colour", False))
         rows = data.read(config.private[0], unit=config.unit, colour=colour, label=config.label)
+    if hasattr(kind, "given"):  # the classes are those of the set
+        rows = replace(rows, classes=None)
     if rows.units is None and config.k != 1:
         raise InputError("--k caps the rows of a unit; here every row is one, so leave it out or choose another --unit")
     return rows

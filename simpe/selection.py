@@ -50,6 +50,20 @@ def apportion(weights: Tensor, n: int) -> Tensor:
     return whole.long()
 
 
+def apportion_within(weights: Tensor, n: int, most: Tensor) -> Tensor:
+    """Like :func:`apportion`, none above its ``most`` (int64); what it cannot take goes to the others, in proportion.
+
+    Raises ValueError when n is more than all can take.
+    """
+    if n > int(most.sum()):
+        raise ValueError(f"{n} is more than the {int(most.sum())} that there are")
+    parts = torch.zeros_like(most)
+    while left := n - int(parts.sum()):
+        room = parts < most
+        parts[room] = torch.minimum(parts[room] + apportion(weights[room], left), most[room])
+    return parts
+
+
 def _shares(weights: Tensor) -> Tensor:
     weights = weights.double().clamp(min=0)
     total = weights.sum()

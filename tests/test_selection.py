@@ -50,6 +50,23 @@ def test_apportion_adds_up_and_is_never_off_by_one(w, n):
     assert bool(((parts - share).abs() < 1 + 1e-6).all())
 
 
+@given(st.lists(st.tuples(st.floats(-5, 50), st.integers(0, 9)), min_size=1, max_size=12), st.data())
+def test_apportion_within_fills_what_there_is_and_no_more(parts, data):
+    w = torch.tensor([one for one, _ in parts], dtype=torch.float64)
+    most = torch.tensor([one for _, one in parts])
+    n = data.draw(st.integers(0, int(most.sum())))
+    found = selection.apportion_within(w, n, most)
+    assert int(found.sum()) == n
+    assert bool(((found >= 0) & (found <= most)).all())
+    plain = selection.apportion(w, n)
+    if bool((plain <= most).all()):
+        assert torch.equal(found, plain)
+    else:
+        assert bool((found >= torch.minimum(plain, most)).all())  # what one cannot take, others get on top
+    with pytest.raises(ValueError, match="more than"):
+        selection.apportion_within(w, int(most.sum()) + 1, most)
+
+
 @pytest.mark.parametrize("choose", [selection.systematic, selection.multinomial])
 def test_where_nothing_survives_the_choice_is_uniform(choose):
     picked = choose(selection.threshold(torch.tensor([-3.0, -1.0, 0.5, -2.0]), 1.0), 40_000, generator())

@@ -92,6 +92,7 @@ def of_release(release: Path) -> str:
         shared=shared,
         samples=len(rows),
         parents=int(history["parents"]),
+        given=certificate.get("covers", "the samples") != "the samples",  # older ones lack it
         # A fair bet on whether the unit was there: (e^eps + delta) / (1 + e^eps) (Kairouz, Oh and Viswanath, 2015).
         right=(1 + math.exp(-epsilon) * certificate["delta"]) / (1 + math.exp(-epsilon)),
         budget=budget,
