@@ -39,7 +39,7 @@ from simpe.config import make_config
 from simpe.population import public_generator
 from simpe.simulators.network import tables
 from simpe.simulators.network.evaluation import AMOUNTS, PORT_CLASSES, amount, applications, compare, services, utility
-from simpe.simulators.network.profiles import NAMES, NDPI, SERVICES
+from simpe.simulators.network.profiles import NAMES, NDPI, SERVICES, application
 from simpe.simulators.network.schema import COLUMNS
 from simpe.simulators.network.traces import Traces, write_tables
 
@@ -56,7 +56,7 @@ KINDS = ("real", "random", "pe", "simpe", "aim", "mst")
 SETTINGS = {"aim": {"rounds": 48, "n_iters": 500, "max_model_size": 40, "final_iters": 1000}, "mst": {}}
 AMOUNT_COLUMNS = ("duration", "packets_out", "packets_in", "bytes_out", "bytes_in")
 PROTOCOLS = np.array([6, 17, 1, 58, 2, 255])
-APPLICATIONS = np.array(sorted([*NDPI, "other"]))
+APPLICATIONS = np.array(sorted({*map(application, NDPI), "other"}))
 
 
 def natural(name):
