@@ -57,7 +57,7 @@ def apportion_within(weights: Tensor, n: int, most: Tensor) -> Tensor:
     """
     if n > int(most.sum()):
         raise ValueError(f"{n} is more than the {int(most.sum())} that there are")
-    parts = torch.zeros_like(most)
+    parts = torch.minimum(apportion(weights, n), most)
     while left := n - int(parts.sum()):
         room = parts < most
         parts[room] = torch.minimum(parts[room] + apportion(weights[room], left), most[room])
