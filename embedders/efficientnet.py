@@ -26,6 +26,7 @@ _FILE = "efficientnet-lite0-57934424.pth"
 _FEATURES = 1280  # what the classifier takes
 _HALVING = ("_conv_stem", "_blocks.1.", "_blocks.3.", "_blocks.5.", "_blocks.11.")  # layers that stride over two pixels
 _EPSILON = 1e-3  # of the batch normalisation
+_CPU = torch.device("cpu")
 _BLOCK = 8  # images that the network takes at a time, always exactly so many
 
 
@@ -48,7 +49,7 @@ class EfficientNet:
         if side < 32:
             raise ValueError(f"side must be at least 32 pixels, got {side}")
         self.side = side
-        _network()  # so that what is missing is found before a run
+        _network(_CPU)  # so that what is missing is found before a run
 
     def __call__(self, images: Tensor) -> Tensor:
         """Embed uint8 images (n, h, w) or (n, h, w, 3): float32 (n, 1280), on their device, each row for itself.
@@ -63,8 +64,8 @@ class EfficientNet:
             with torch.no_grad():
                 out[start : start + _BLOCK] = _features(self._input(part))[: len(part)]
 
-        # TF32 would round on a GPU what is not rounded on a CPU.
-        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        # TF32 would round on a GPU what is not rounded on a CPU, and some algorithms add in any order.
+        with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
             _side_by_side(block, range(0, len(images), _BLOCK), images.device)
         return out
 
@@ -103,7 +104,7 @@ def _side_by_side(work: Callable[[int], None], items: Sequence[int], device: tor
 
 def _features(x: Tensor) -> Tensor:
     """(n, 3, side, side) -> (n, 1280)."""
-    layers = {name: tuple(t.to(x.device) for t in pair) for name, pair in _network().items()}
+    layers = _network(x.device)
 
     def layer(name: str, x: Tensor) -> Tensor:
         weight, bias = layers[name]
@@ -126,9 +127,11 @@ def _features(x: Tensor) -> Tensor:
     return x.mean((2, 3))
 
 
-@lru_cache(maxsize=1)
-def _network() -> dict[str, tuple[Tensor, Tensor]]:
+@lru_cache(maxsize=2)
+def _network(device: torch.device) -> dict[str, tuple[Tensor, Tensor]]:
     """Weight and bias of each convolution in order, the batch normalisation behind it folded in."""
+    if device.type != "cpu":
+        return {name: (weight.to(device), bias.to(device)) for name, (weight, bias) in _network(_CPU).items()}
     state = torch.load(_file(), map_location="cpu", weights_only=True)
     layers = {}
     for name, weight in state.items():

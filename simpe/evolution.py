@@ -170,9 +170,10 @@ def step(setup: Setup, private: PrivateData, state: State) -> tuple[State, Info]
         shared=strategy.marginals > 0,
         progress=lambda done, total: setup.progress(f"{_name(setup, t)}: voting", done, total),
     )
-    counts = torch.from_numpy(votes / scale).to(setup.device)
-    survivors, uniform = _select(setup, candidates, counts, _places(setup, state.counts, state.outputs, t), noise, t)
+    counts = torch.from_numpy(votes / scale)
     signal = (float(counts.square().mean()) / noise**2 - 1) if len(counts) else 0.0
+    counts = counts.to(setup.device)
+    survivors, uniform = _select(setup, candidates, counts, _places(setup, state.counts, state.outputs, t), noise, t)
     info = Info(
         t, candidates, survivors, counts[survivors], noise, uniform, setup.stage, max(0.0, signal) ** 0.5,
         state.taken + 1,
@@ -253,7 +254,8 @@ def evolve(
     assert private.classes is not None
     fixed = given(simulator, private.classes, samples, steps, strategy)
     steps = steps if fixed is None else 1
-    preflight(stages, private.sample_shape, private.sample_dtype)
+    place = torch.device(device)
+    preflight(stages, private.sample_shape, private.sample_dtype, place)
     one_bin = private.one_bin and all(stage.strategy.neighbours == 1 for stage in stages)
     public: dict[str, Any] = {
         "simulator": describe(simulator),
@@ -301,7 +303,6 @@ def evolve(
         address: charge.noise_multiplier
         for address, charge in private.begin(run_id or secrets.token_hex(8), description, plan).items()
     }
-    place = torch.device(device)
     setups = []
     for s, stage in enumerate(stages):
         votes = tuple(z for address, z in planned.items() if address.startswith(f"{s}/") and address.endswith("/votes"))
@@ -473,7 +474,9 @@ def _weigh(setup: Setup, private: PrivateData, state: State, last: Info) -> Popu
     def query(rows: Rows) -> Tensor:
         if len(rows.embedded) == 0:
             return torch.empty((0, len(asked.sets)), dtype=torch.int64)
-        return asked.of({**columns(rows.samples.to(places.device), rows.embedded), marginals.LABEL: rows.labels})
+        return asked.of(
+            {**columns(rows.samples.to(places.device), rows.embedded), marginals.LABEL: rows.labels.to(places.device)}
+        )
 
     assert setup.schedule.marginal_noise is not None
     charge = private.charge(setup.schedule.marginal_noise, one_bin=False)
@@ -488,17 +491,16 @@ def _weigh(setup: Setup, private: PrivateData, state: State, last: Info) -> Popu
         device=places.device,
     )
     row = charge.sensitivity / len(asked.sets) ** 0.5  # what a row adds to each of its bins
-    counts = torch.from_numpy(noisy / row).to(places.device)
-
-    outputs = torch.tensor(state.outputs, device=places.device)
-    votes = selection.threshold(last.counts, strategy.threshold * last.noise)
+    # What decides is reckoned on the CPU, as in selection; samples are made, embedded and put into cells on the device.
+    counts, outputs = torch.from_numpy(noisy / row), torch.tensor(state.outputs)
+    votes = selection.threshold(last.counts.cpu(), strategy.threshold * last.noise)
     votes = votes.clamp(min=1e-3 * float(votes.max().clamp(min=1)))
     support, base = survivors, votes[:, None] * outputs.clamp(min=1)
     for turn in range(REFITS):
         children = min(strategy.support, max(0, MOST_SUPPORT // len(support) - 1))
-        many = torch.arange(len(support), device=places.device).repeat_interleave(children)
+        many = torch.arange(len(support)).repeat_interleave(children)
         strength = setup.spread_strength(state.step) * 0.5**turn
-        varied = vary(setup.simulator, support.take(many), strength, generator)
+        varied = vary(setup.simulator, support.take(many.to(places.device)), strength, generator)
         support = concatenate([support, varied])
         base = torch.cat([base, base[many]])
         samples = render(setup.simulator, support)
@@ -506,7 +508,7 @@ def _weigh(setup: Setup, private: PrivateData, state: State, last: Info) -> Popu
             counts,
             charge.sigma / row,
             asked,
-            columns(samples, setup.embedder(samples).float()),
+            {name: column.cpu() for name, column in columns(samples, setup.embedder(samples).float()).items()},
             base,
             lambda done, total, turn=turn: setup.progress("weighing", turn * total + done, REFITS * total),  # type: ignore[misc]
         )
@@ -515,11 +517,12 @@ def _weigh(setup: Setup, private: PrivateData, state: State, last: Info) -> Popu
             weight[: len(survivors)] = torch.inf  # they stay: what is rare has its places there
             heaviest = selection.top(weight, REFIT_PARENTS + len(survivors))
             base = (base / base.sum() + weights)[heaviest]
-            support = support.take(heaviest)
+            support = support.take(heaviest.to(places.device))
     chosen = [selection.systematic(weights[:, label], n, generator) for label, n in enumerate(state.outputs)]
-    labels = torch.arange(len(chosen), device=places.device).repeat_interleave(outputs)
-    order = torch.randperm(len(labels), generator=generator).to(places.device)
-    released = replace(support.take(torch.cat(chosen)[order]), labels=labels[order])
+    labels = torch.arange(len(chosen)).repeat_interleave(outputs)
+    order = torch.randperm(len(labels), generator=generator)
+    released = support.take(torch.cat(chosen)[order].to(places.device))
+    released = replace(released, labels=labels[order].to(places.device))
     return vary(setup.simulator, released, 0.0, generator)
 
 

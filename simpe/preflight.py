@@ -61,14 +61,15 @@ def given(
     return replace(found, parents=torch.full_like(found.labels, -1))
 
 
-def preflight(stages: Sequence[Stage], shape: tuple[int, ...], dtype: torch.dtype) -> None:
+def preflight(stages: Sequence[Stage], shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> None:
     """Draw, vary, render and embed a little, so that a plug-in that cannot work is found before anything is spent.
 
     ``shape`` and ``dtype`` are those of a private sample: public schema. No row is read. Every later stage takes over
-    what the one before it made.
+    what the one before it made. All of it is on the ``device`` of the run.
 
-    Raises InputError naming what failed, or where a stage cannot follow another.
+    Raises InputError naming what failed, where a stage cannot follow another, or for a device that cannot be used.
     """
+    require_device(device)
     simulator = stages[0].simulator
     if len(stages) > 1 and any(stage.strategy.marginals for stage in stages):
         raise InputError("then: marginals weigh the candidates of a run of one stage; set marginals to 0, or leave it")
@@ -78,7 +79,7 @@ def preflight(stages: Sequence[Stage], shape: tuple[int, ...], dtype: torch.dtyp
     try:
         generator = public_generator(0, "preflight")
         labels = torch.zeros(2, dtype=torch.int64)
-        rows = Population(random(simulator, labels, generator), labels, labels)
+        rows = Population(random(simulator, labels, generator), labels, labels).to(device)
         samples, first, before = torch.empty(0), None, simulator
         for i, stage in enumerate(stages):
             where = f"stage {i + 1}: " if len(stages) > 1 else ""
@@ -93,7 +94,7 @@ def preflight(stages: Sequence[Stage], shape: tuple[int, ...], dtype: torch.dtyp
             what = "embed (a rendered sample)"
             theirs = stage.embedder(samples).float()
             what = "embed (a sample of the private set's shape and dtype)"
-            ours = stage.embedder(torch.zeros((2, *shape), dtype=dtype)).float()
+            ours = stage.embedder(torch.zeros((2, *shape), dtype=dtype, device=device)).float()
             _check_embedding(theirs, ours, samples.shape[1:], shape, where)
             what = "samples"
             kind = (samples.shape[1:], samples.dtype)
@@ -105,12 +106,21 @@ def preflight(stages: Sequence[Stage], shape: tuple[int, ...], dtype: torch.dtyp
             first = kind
         what = "marginals"
         marginals.of(simulator).check(samples)
-        marginals.of(simulator).check(torch.zeros((2, *shape), dtype=dtype))
+        marginals.of(simulator).check(torch.zeros((2, *shape), dtype=dtype, device=device))
     except InputError:
         raise
     except Exception as error:
         said = (str(error).splitlines() or [""])[0]
         raise InputError(f"{where}{what} failed: {type(error).__name__}: {said}; see simpe check") from error
+
+
+def require_device(device: torch.device) -> None:
+    """Raise InputError where torch has no such device, or it has no float64, in which votes are settled (MPS)."""
+    try:
+        torch.zeros(1, dtype=torch.float64, device=device)
+    except (TypeError, RuntimeError, AssertionError) as error:
+        why = "has no float64, in which votes are settled" if device.type == "mps" else str(error).splitlines()[0]
+        raise InputError(f"--device {device}: {why}; use --device cpu") from None
 
 
 def _check_embedding(theirs: Tensor, ours: Tensor, made: tuple[int, ...], shape: tuple[int, ...], where: str) -> None:

@@ -17,7 +17,7 @@ from simpe.config import RunConfig, StageConfig, read_config
 from simpe.errors import InputError
 from simpe.evolution import Progress, Watch, evolve
 from simpe.plugins import load, make
-from simpe.preflight import classes_of, given, preflight
+from simpe.preflight import classes_of, given, preflight, require_device
 from simpe.privacy.accounting import Budget
 from simpe.privacy.ledger import Ledger
 from simpe.private import PrivateData, TestNoise
@@ -76,7 +76,7 @@ def start(
             f"{', '.join(config.private)}: no label is one of the classes {', '.join(classes)}; declare them: --classes"
         )
     given(simulator, classes, config.samples, config.steps, strategy)
-    preflight(stages, schema.shape, schema.dtype)
+    preflight(stages, schema.shape, schema.dtype, device)
     # A shared ledger can refuse before there is a folder; an own one has room for any schedule that exists.
     private = None if config.ledger is None else open_door(config, (shards, schema), Ledger(config.ledger), noise, door)
     one_bin = schema.units is None and all(stage.strategy.neighbours == 1 for stage in stages)
@@ -440,6 +440,5 @@ def _device(name: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if name.startswith("cuda") and not torch.cuda.is_available():
         raise InputError("--device cuda: torch finds no CUDA device here; use --device cpu")
-    if name == "mps" and not torch.backends.mps.is_available():
-        raise InputError("--device mps: torch finds no MPS device here; use --device cpu")
+    require_device(torch.device(name))
     return torch.device(name)

@@ -1,7 +1,8 @@
 """Selection: noisy counts -> indices of the candidates that go on. All of it is post-processing and costs nothing.
 
 Every function takes float64 counts (n,) and works on one class; ``-1`` is never returned and nothing here can produce
-a NaN: where no candidate stands out, the choice is uniform.
+a NaN: where no candidate stands out, the choice is uniform. Indices lie on the device of the counts. Sums are taken on
+the CPU, for a GPU adds in an order of its own, and what is chosen must not depend on where.
 """
 
 from __future__ import annotations
@@ -26,19 +27,19 @@ def systematic(weights: Tensor, n: int, generator: torch.Generator) -> Tensor:
     One uniform draw serves all (Kitagawa, 1996). Uniform weights where all are zero.
     """
     shares = _shares(weights)
-    offset = torch.rand((), generator=generator, dtype=torch.float64).to(weights.device)
-    points = (torch.arange(n, device=weights.device, dtype=torch.float64) + offset) / max(n, 1)
+    offset = torch.rand((), generator=generator, dtype=torch.float64)
+    points = (torch.arange(n, dtype=torch.float64) + offset) / max(n, 1)
     edges = shares.cumsum(0)
     edges = edges / edges[-1]
-    return torch.searchsorted(edges, points, right=True).clamp(max=len(weights) - 1)
+    return torch.searchsorted(edges, points, right=True).clamp(max=len(weights) - 1).to(weights.device)
 
 
 def multinomial(weights: Tensor, n: int, generator: torch.Generator) -> Tensor:
     """n independent indices with probability w / sum(w). Uniform weights where all are zero."""
-    points = torch.rand(n, generator=generator, dtype=torch.float64).to(weights.device)
+    points = torch.rand(n, generator=generator, dtype=torch.float64)
     edges = _shares(weights).cumsum(0)
     edges = edges / edges[-1]
-    return torch.searchsorted(edges, points, right=True).clamp(max=len(weights) - 1)
+    return torch.searchsorted(edges, points, right=True).clamp(max=len(weights) - 1).to(weights.device)
 
 
 def apportion(weights: Tensor, n: int) -> Tensor:
@@ -47,7 +48,7 @@ def apportion(weights: Tensor, n: int) -> Tensor:
     whole = exact.floor()
     left = n - int(whole.sum())
     whole[top(exact - whole, left)] += 1
-    return whole.long()
+    return whole.long().to(weights.device)
 
 
 def apportion_within(weights: Tensor, n: int, most: Tensor) -> Tensor:
@@ -65,6 +66,6 @@ def apportion_within(weights: Tensor, n: int, most: Tensor) -> Tensor:
 
 
 def _shares(weights: Tensor) -> Tensor:
-    weights = weights.double().clamp(min=0)
+    weights = weights.cpu().double().clamp(min=0)
     total = weights.sum()
     return weights / total if total > 0 else torch.full_like(weights, 1 / len(weights))

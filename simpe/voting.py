@@ -22,6 +22,7 @@ Progress = Callable[[int, int], None]
 
 _PART = 2**16  # values prepared at a time
 _TILE = 32  # columns that a processor's matrix unit takes at a time
+_LARGE = 4096, 8192  # rows and candidates in a block on a GPU, where each step has a price of its own; not measured
 _FAR = 2.0**60  # norm of a row, in units of the largest candidate, past which float32 is of no use
 _NEVER = 2.0**100  # a score that no candidate reaches
 _HELD = 2**18  # values held at a time while near-ties are settled
@@ -83,6 +84,8 @@ class _Candidates:
         self.metric = metric
         self.original = candidates
         self.rows, self.side, self.group = _shape(candidates.shape[1])
+        if candidates.device.type != "cpu":
+            self.rows, self.side = _LARGE
         m, d = candidates.shape
         parts = _parts(candidates)
         self.centre = torch.stack([_prepare(part, metric).sum(dim=0) for part in parts]).sum(dim=0) / m
@@ -205,10 +208,12 @@ def _error(norm: Tensor, lost: Tensor, candidates_lost: Tensor, dims: int) -> Te
     Cutting rows and candidates moves a product by at most |x - x'| |c| + |x'| |c - c'|. The cut ones are multiplied
     exactly; their float32 sum of d terms errs by at most d u |x| |c| / (1 - d u) (Higham, Accuracy and Stability of
     Numerical Algorithms, 3.1), with u twice the unit roundoff, as sums may be truncated; the norm's columns add a few u
-    of the same terms, and the tenth covers the second order. The last term is the error of the float64 distance itself,
-    so that whatever could win by that is compared too.
+    of the same terms, and the tenth covers the second order. A GPU's matrix unit adds a few terms at a time, each cut
+    where the largest of them ends, and cuts their sum (Fasi et al., PeerJ Computer Science 7:e330, 2021): for k terms
+    and the sum so far that is k + 2 cuts of u of the largest, so 2 d u in all where k is 2 or more. The last term is
+    the error of the float64 distance itself, so that whatever could win by that is compared too.
     """
-    u = 2.0**-23
+    u = 2.0**-23 if norm.device.type == "cpu" else 2.0**-22
     cut = lost + (norm + lost) * candidates_lost
     summed = (dims + 8) * u / (1 - dims * u) * (norm + 0.5)
     return 1.1 * (cut + summed) + (math.log2(dims) + 8) * 2.0**-53 * (norm + 1).square()
@@ -248,8 +253,8 @@ def _sum_in_order(x: Tensor) -> Tensor:
 
 @contextmanager
 def _cut_products(device: torch.device) -> Iterator[None]:
-    """Let products read 8 bits of their inputs where that is faster: our values have no more."""
-    if device.type != "cpu" or not getattr(torch.cpu, "_is_amx_tile_supported", bool)():
+    """Let products read 8 bits of their inputs where that is faster (AMX), or 11 (TF32): our values have no more."""
+    if device.type == "cpu" and not getattr(torch.cpu, "_is_amx_tile_supported", bool)():
         yield
         return
     try:
