@@ -13,11 +13,11 @@ benchmarks/results/network/NAME.json with its settings, date and commit. A row t
 
 Kinds: simpe (the simulator's own strategy), adaptive (the same in a run that may end its steps early), pe (plain
 Private Evolution inside each label), random (the simulator's prior; labels by noisy counts), aim, mst and privbayes
-(package dpmm, in an environment of its own that is made when it is first needed; nine columns with public bins, see
-`encode`), real (the private rows as they are: NOT private, the ceiling).
+(package dpmm), mwem (MWEM+PGM on package mbi; both in environments of their own that are made when first needed; nine
+columns with public bins, see `encode`), real (the private rows as they are: NOT private, the ceiling).
 
-Units: flow, or host, which is a run and a source address with at most 32 flows. For aim and mst, 32 flows of each are
-kept by a public draw, and their noise is for one of them (benchmarks/rivals/synthesise.py).
+Units: flow, or host, which is a run and a source address with at most 32 flows. For aim, mst and mwem, 32 flows of each
+are kept by a public draw, and their noise is for one of them (benchmarks/rivals/synthesise.py).
 """
 
 import argparse
@@ -38,6 +38,7 @@ import torch
 from simpe import Budget, Strategy, runs, schedule
 from simpe.config import make_config
 from simpe.population import public_generator
+from simpe.privacy.accounting import delta_of_zcdp
 from simpe.simulators.network import tables
 from simpe.simulators.network.evaluation import AMOUNTS, PORT_CLASSES, amount, applications, compare, services, utility
 from simpe.simulators.network.profiles import NAMES, NDPI, SERVICES, application
@@ -53,10 +54,11 @@ LIMIT = 600  # seconds of CPU time that a rival's row may take
 EPSILONS = (0.5, 1.0, 2.0, 4.0)
 SEEDS = (0, 1, 2)
 UNITS = ("flow", "host")
-KINDS = ("real", "random", "pe", "simpe", "adaptive", "aim", "mst", "privbayes")
+KINDS = ("real", "random", "pe", "simpe", "adaptive", "aim", "mst", "mwem", "privbayes")
 SETTINGS = {
     "aim": {"rounds": 48, "n_iters": 500, "max_model_size": 40, "final_iters": 1000},
     "mst": {},
+    "mwem": {"rounds": 9, "iterations": 300, "megabytes": 1},
     "privbayes": {},
 }
 AMOUNT_COLUMNS = ("duration", "packets_out", "packets_in", "bytes_out", "bytes_in")
@@ -171,15 +173,24 @@ def decode(codes, cuts, classes, seed):
     return flows
 
 
-def rival_python():
-    """The interpreter of the environment with dpmm; made first where it is not there."""
-    folder = Path("runs/benchmark/rivals")
+def rival_python(packages):
+    """The interpreter of the environment with what rivals/PACKAGES.txt lists; made first where it is not there."""
+    folder = Path("runs/benchmark") / f"rivals-{packages}"
     if not (folder / "ready").exists():
         venv.create(folder, with_pip=True)
-        requirements = HERE / "rivals" / "requirements.txt"
+        requirements = HERE / "rivals" / f"{packages}.txt"
         subprocess.run([folder / "bin" / "pip", "install", "--quiet", "--requirement", requirements], check=True)
         (folder / "ready").touch()
     return folder / "bin" / "python"
+
+
+def rho_for(epsilon, delta):
+    """The most zCDP that is (epsilon, delta)-DP, to a millionth and rounded down."""
+    low, high = 0.0, epsilon + np.log(1 / delta)
+    while high - low > 1e-6 * high:
+        middle = (low + high) / 2
+        low, high = (middle, high) if delta_of_zcdp(middle, epsilon) <= delta else (low, middle)
+    return low
 
 
 def make_rival(arguments, name, private, classes):
@@ -201,7 +212,10 @@ def make_rival(arguments, name, private, classes):
     source, target = WORK / f"{name}-in.npz", WORK / f"{name}-out.npz"
     np.savez_compressed(source, codes=codes, sizes=sizes)
     told = ask | {"bins": arguments.bins, "limit_cpu_seconds": LIMIT}
-    command = [rival_python(), HERE / "rivals" / "synthesise.py", source, target, json.dumps(ask)]
+    packages, script = ("mbi", "mwem.py") if arguments.kind == "mwem" else ("dpmm", "synthesise.py")
+    if arguments.kind == "mwem":
+        ask["rho"] = told["rho"] = rho_for(arguments.epsilon, DELTA)
+    command = [rival_python(packages), HERE / "rivals" / script, source, target, json.dumps(ask)]
     limit = (resource.RLIMIT_CPU, (LIMIT, LIMIT + 5))
     done = subprocess.run(list(map(str, command)), check=False, preexec_fn=lambda: resource.setrlimit(*limit))
     if done.returncode in (-signal.SIGXCPU, -signal.SIGKILL):
@@ -325,7 +339,7 @@ if __name__ == "__main__":
     one.add_argument("--epsilon", type=float, default=1.0)
     one.add_argument("--seed", type=int, default=0)
     one.add_argument("--unit", choices=UNITS, default="flow")
-    one.add_argument("--bins", type=int, choices=(8, 14, 32), default=14, help="of amounts, for aim and mst")
+    one.add_argument("--bins", type=int, choices=(8, 14, 32), default=14, help="of amounts, for the rivals")
     one.add_argument("--settings", help="JSON of further settings of a rival")
     one.add_argument("--tag", help="added to the name of the result, which the table then leaves out")
     many = commands.add_parser("rows")

@@ -1,10 +1,12 @@
 """Text: what votes do for a small language model, in how well its texts teach a classifier.
 
     python benchmarks/text.py --epsilon 1 --seed 0 >> benchmarks/results/text/rows.jsonl
+    python benchmarks/text.py --kind prediction --rows 600 >> benchmarks/results/text/rows.jsonl
 
 The private texts are messages that a grammar of public words makes, of four kinds whose names say little: a source of
 texts must find out what they are about. One line of JSON for Random alone, one for the run: the accuracy, on other
-messages of the grammar, of a linear classifier and of the nearest neighbour in the sentence embedding.
+messages of the grammar, of a linear classifier and of the nearest neighbour in the sentence embedding. Of the kind
+prediction, one line for a rival that lets the same model read the private texts (benchmarks/rivals/prediction.py).
 """
 
 import argparse
@@ -13,8 +15,10 @@ import time
 
 import numpy as np
 import torch
+from rivals import prediction
 
 import simpe
+from simpe.privacy.ledger import Ledger
 from simpe.simulators.foundation.language import LocalText
 from simpe.simulators.foundation.text import classify, encode
 
@@ -56,10 +60,12 @@ def messages(n, seed):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--kind", choices=("simpe", "prediction"), default="simpe")
     parser.add_argument("--epsilon", type=float, default=1.0)
     parser.add_argument("--rows", type=int, default=1500)
     parser.add_argument("--samples", type=int, default=200)
     parser.add_argument("--steps", type=int, default=3)
+    parser.add_argument("--tokens", type=int, default=prediction.TOKENS, help="that prediction draws of a class")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     torch.set_num_threads(1)
@@ -75,11 +81,19 @@ def main():
 
     start = time.time()
     source._loaded  # noqa: B018, so that no row counts it
-    began = time.time()
+    began, budget = time.time(), simpe.Budget(args.epsilon, 1e-6)
+    if args.kind == "prediction":
+        made, named = prediction.synthesise(
+            source, texts, labels, budget, Ledger(), np.random.default_rng(), tokens=args.tokens
+        )
+        kinds = np.array([CLASSES.index(name) for name in named])
+        how = {"epsilon": args.epsilon, "tokens": args.tokens, "clip": prediction.CLIP, "texts": made}
+        report("prediction", encode(made, LENGTH), kinds, time.time() - began, **how)
+        return
     kinds = np.resize(np.arange(len(CLASSES)), args.samples)
     params = source.random_of(torch.from_numpy(kinds), torch.Generator().manual_seed(args.seed))
     report("random", params["text"], kinds, time.time() - began, load_seconds=round(began - start))
-    private = simpe.PrivateData(encode(texts, LENGTH), labels, budget=simpe.Budget(args.epsilon, 1e-6), classes=CLASSES)
+    private = simpe.PrivateData(encode(texts, LENGTH), labels, budget=budget, classes=CLASSES)
     began = time.time()
     release = simpe.evolve(source, None, private, samples=args.samples, steps=args.steps, seed=args.seed)
     report(

@@ -336,6 +336,11 @@ def evolve(
         certificate=certificate(private, public, given=fixed is not None),
         evolution=_lineage(setups, infos),
         history=history(setups, private, population, infos),
+        survivors=[
+            {name: value.cpu() for name, value in info.candidates.take(info.survivors).params.items()}
+            for info in infos
+            if info.stage == last.stage
+        ],
         ledger=private.ledger,
         export=getattr(last.simulator, "export", None),
     )

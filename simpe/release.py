@@ -32,6 +32,7 @@ class Release:
     ``samples`` (n, ...): uint8 for images. ``labels`` int64 (n,): indices into ``classes``, or None. ``params``:
     the simulator parameters of every sample. ``certificate``: see :func:`certificate`. ``evolution``: samples of the
     same slots, step by step. ``history``: the noisy counts behind them, see :func:`simpe.evolution.history`.
+    ``survivors``: the parameters of all survivors of each step of the last stage.
     ``ledger`` is the operator's and not for release. ``export`` is the simulator's own (see :class:`simpe.Simulator`),
     or None.
     """
@@ -43,6 +44,7 @@ class Release:
     certificate: dict[str, Any]
     evolution: list[Tensor]
     history: dict[str, np.ndarray]
+    survivors: list[Params] = field(repr=False)
     ledger: Ledger = field(repr=False)
     export: Callable[[Release, Path], None] | None = field(default=None, repr=False)
 

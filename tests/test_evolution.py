@@ -262,6 +262,9 @@ def test_pictures_show_every_class_and_every_step():
     release = evolve(Patches(), None, PrivateData(images, labels, budget=Budget(2.0)), samples=60, steps=3)
     assert len(release.evolution) == 3
     assert all(len(row) == len(release.evolution[0]) for row in release.evolution)
+    for t, params in enumerate(release.survivors, start=1):
+        assert {len(values) for values in params.values()} == {len(release.history[f"votes_{t}"])}
+    assert len(release.survivors) == 3
     files = release.files()
     assert files["grid.png"][:4] == files["evolution.png"][:4] == b"\x89PNG"
 

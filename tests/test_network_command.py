@@ -94,8 +94,11 @@ def certificate(path: Path) -> dict:
 def test_the_release_holds_a_capture_its_flows_and_a_picture(finished: tuple[Path, str]) -> None:
     release = finished[0] / "release"
     names = {"synthetic.pcap", "flows.parquet", "flows.csv", "traffic.png", "samples.npz", "certificate.json"}
-    names |= {"figures.json", "history.npz"}
+    names |= {"figures.json", "evolution.json", "history.npz"}
     assert {path.name for path in release.iterdir()} == names
+    for panel in json.loads((release / "evolution.json").read_text()):
+        assert list(panel["series"]) == ["random", "step 1", "step 2"]
+        assert all(0.5 < sum(shares) < 1.001 for shares in panel["series"].values())
     counts = capture.Counts()
     parsed = assemble(capture.read(release / "synthetic.pcap", counts))
     assert counts.other == counts.malformed == counts.damaged == 0

@@ -50,6 +50,10 @@ def series(tmp_path_factory):
     plotted = folder.with_name("plotted")
     shutil.copytree(folder, plotted)
     (plotted / "release" / "figures.json").write_text(json.dumps(panels))
+    steps = {"random": [0.5, 0.5], "step 1": [0.6, 0.4], "step 2": [0.9, 0.1]}
+    lengths = {"random": [0.2, 0.3, 0.5], "step 1": [0.3, 0.3, 0.4], "step 2": [0.4, 0.3, 0.3]}
+    stepwise = [panels[0] | {"series": steps}, panels[1] | {"series": lengths}]
+    (plotted / "release" / "evolution.json").write_text(json.dumps(stepwise))
     report.write(folder)
     report.write(plotted)
     return folder
@@ -306,16 +310,34 @@ def test_hovering_tells_numbers(opened, patches):
 
 def test_panels_of_other_domains_are_drawn_and_series_switch_off(opened, series):
     page = opened(series.with_name("plotted") / "release" / "report.html")
-    assert page.locator(".panels .chart").count() == 2
-    assert page.locator(".panels path.series").count() == 4
+    shown = page.locator('[data-chart="figures"]')
+    assert shown.locator(".chart").count() == 2
+    assert shown.locator("path.series").count() == 4
     assert page.locator(".gallery").count() == 0
     assert page.locator("[data-legend] button").all_inner_texts() == ["synthetic", "random"]
     page.locator("[data-legend] button").nth(1).click()
-    assert page.locator(".panels path.series").count() == 2
-    page.locator(".panels svg").first.hover()
+    assert shown.locator("path.series").count() == 2
+    shown.locator("svg").first.hover()
     assert "synthetic" in page.locator("#tip").inner_text()
     curves = opened(series / "release" / "report.html")
     assert curves.locator(".gallery .tile path").count() == 30
+
+
+def test_populations_are_drawn_step_by_step(opened, series):
+    page = opened(series.with_name("plotted") / "release" / "report.html")
+    ports, sizes = page.locator('[data-chart="stepwise"] .chart').all()
+    assert page.locator("[data-stepwise] span").all_inner_texts() == ["random", "step 1", "step 2"]
+    bars = ports.locator("path.series")
+    assert bars.count() == sizes.locator("path.series").count() == 3
+    # Bars of the steps stand side by side, and each step has a colour of its own.
+    boxes = [bar.bounding_box() for bar in bars.all()]
+    assert [box["x"] for box in boxes] == sorted({box["x"] for box in boxes})
+    assert len({bar.get_attribute("fill") for bar in bars.all()}) == 3
+    assert {line.get_attribute("fill") for line in sizes.locator("path.series").all()} == {"none"}
+    ports.locator("svg").hover()
+    assert "step 2: 90 %" in page.locator("#tip").inner_text() or "step 2: 10 %" in page.locator("#tip").inner_text()
+    without = opened(series / "release" / "report.html")
+    assert without.locator('[data-chart="stepwise"]').count() == 0
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -80,6 +80,7 @@ def of_release(release: Path) -> str:
         "counts": {"values": _round(history["class_counts"]), "noise": float(history["class_noise"])},
         "votes": [_votes(history, t, 1 if shared else len(classes)) for t in range(1, len(steps) + 1)],
         "figures": figures,
+        "stepwise": _json(release / "evolution.json") or [],
     }
     if not figures:  # else the rows are no pictures
         data["gallery"] = _gallery(rows, labels, samples, len(classes))

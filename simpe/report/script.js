@@ -150,10 +150,12 @@ chart("budget", (box) => {
   });
 });
 
-// Bars with names, or steps over bins, of one or two series; the second is outlined.
+// Bars with names, or steps over bins, of one or two series; the second is outlined. With colours given, any number of
+// series: bars side by side, and steps outlined.
+const shade = (t, n) => `color-mix(in srgb, var(--accent) ${Math.round(30 + (70 * (t + 1)) / n)}%, var(--card))`;
 const hidden = new Set();
 const COLOURS = ["var(--accent)", "var(--second)"];
-function panel(box, figure) {
+function panel(box, figure, colours) {
   const { svg, width, height } = canvas(box, 210, figure.title);
   const series = Object.entries(figure.series);
   const bars = Boolean(figure.names);
@@ -182,15 +184,19 @@ function panel(box, figure) {
   }
   series.forEach(([name, shares], s) => {
     if (hidden.has(name)) return;
-    const colour = COLOURS[s % COLOURS.length];
+    const colour = (colours ?? COLOURS)[s % (colours ?? COLOURS).length];
+    const outlined = colours ? !bars : s > 0;
     const gap = bars ? (edge(1) - edge(0)) * 0.14 : 0;
+    const beside = bars && colours ? (edge(1) - edge(0) - 2 * gap) / series.length : 0;
+    const left = (i) => edge(i) + gap + s * beside;
+    const right = (i) => (beside ? left(i) + beside : edge(i + 1) - gap);
     let d = "";
     shares.forEach((share, i) => {
-      const start = bars ? `M${edge(i) + gap} ${frame.bottom}V` : `${i ? "V" : `M${edge(0)} ${frame.bottom}V`}`;
-      d += `${start}${y(share)}H${edge(i + 1) - gap}${bars ? `V${frame.bottom}` : ""}`;
+      const start = bars ? `M${left(i)} ${frame.bottom}V` : `${i ? "V" : `M${edge(0)} ${frame.bottom}V`}`;
+      d += `${start}${y(share)}H${right(i)}${bars ? `V${frame.bottom}` : ""}`;
     });
     if (!bars) d += `V${frame.bottom}`;
-    shape(svg, "path", { class: "series", d, fill: s ? "none" : colour, "fill-opacity": 0.75, stroke: s ? colour : "none", "stroke-width": 1.6 });
+    shape(svg, "path", { class: "series", d, fill: outlined ? "none" : colour, "fill-opacity": colours ? 1 : 0.75, stroke: outlined ? colour : "none", "stroke-width": 1.6 });
   });
   hover(svg, (px) => {
     let i = 0;
@@ -222,6 +228,18 @@ for (const legend of document.querySelectorAll("[data-legend]")) {
 if (data.figures?.length) {
   panels();
   charts.push(panels);
+}
+
+if (data.stepwise?.length) {
+  const names = Object.keys(data.stepwise[0].series);
+  const colours = names.map((_, t) => (t ? shade(t - 1, names.length - 1) : "var(--second)"));
+  const box = document.querySelector('[data-chart="stepwise"]');
+  for (const figure of data.stepwise) box.append(element("div", { class: "chart" }, [element("h3", {}, [figure.title])]));
+  const draw = () => data.stepwise.forEach((figure, i) => panel(box.children[i], figure, colours));
+  draw();
+  charts.push(draw);
+  const legend = document.querySelector("[data-stepwise]");
+  names.forEach((name, t) => legend.append(element("span", {}, [element("i", { style: `background:${colours[t]}` }), name])));
 }
 
 // A class is chosen by a row of buttons; -1 is all.
@@ -318,7 +336,7 @@ if (data.evolution) {
 if (data.votes) {
   let label = -1;
   let bright = -1;
-  const colour = (t) => `color-mix(in srgb, var(--accent) ${Math.round(30 + (70 * (t + 1)) / data.votes.length)}%, var(--card))`;
+  const colour = (t) => shade(t, data.votes.length);
   // Linear up to 1, logarithmic above.
   const bend = (v) => (v > 1 ? 1 + Math.log10(v) : Math.max(v, -1));
   const draw = (box) => {

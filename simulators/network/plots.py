@@ -13,18 +13,20 @@ from simpe.simulators.network.profiles import SERVICES
 from simpe.simulators.network.schema import Flows, both_ways
 
 _SERVICES = 14  # bars of the most frequent services
+_STEPWISE = ("server ports", "protocols", "payload bytes of a flow", "duration of a flow (s)")
 _PROTOCOLS = {6: "TCP", 17: "UDP", 1: "ICMP", 58: "ICMPv6"}
 
 
-def panels(traffic: Mapping[str, Flows], start: float, length: float) -> list[dict[str, Any]]:
+def panels(traffic: Mapping[str, Flows], start: float, length: float, leading: int = 0) -> list[dict[str, Any]]:
     """What the pictures show, as JSON can hold it: shares of flows, one panel a quantity.
 
     ``start`` and ``length`` are the window that arrivals are shown in (s since 1970, s); flows that lie outside are
-    stretched over it. Each panel has a ``title`` and ``series``, name -> shares; and either ``names`` of its bars or
-    the ``edges`` of its bins, with ``log`` for a logarithmic axis.
+    stretched over it. ``leading`` is the series whose most frequent server ports are shown. Each panel has a ``title``
+    and ``series``, name -> shares; and either ``names`` of its bars or the ``edges`` of its bins, with ``log`` for a
+    logarithmic axis.
     """
     names, shares = zip(*(_services(flows) for flows in traffic.values()), strict=True)
-    top = np.argsort(-shares[0], kind="stable")[:_SERVICES]
+    top = np.argsort(-shares[leading], kind="stable")[:_SERVICES]
     bars = [
         ("server ports", [names[0][i] for i in top], [share[top] for share in shares]),
         ("protocols", [*_PROTOCOLS.values(), "other"], [_protocols(flows) for flows in traffic.values()]),
@@ -44,6 +46,11 @@ def panels(traffic: Mapping[str, Flows], start: float, length: float) -> list[di
         binned = [np.histogram(value, edges)[0] / max(1, len(value)) for value in values]
         found.append({"title": title, "edges": edges.tolist(), "log": log, "series": _by_name(traffic, binned)})
     return found
+
+
+def stepwise(traffic: Mapping[str, Flows]) -> list[dict[str, Any]]:
+    """Those of :func:`panels` that tell how a population changes, one series a step; times do not."""
+    return [panel for panel in panels(traffic, 0, 1, leading=-1) if panel["title"] in _STEPWISE]
 
 
 def draw(panels: list[dict[str, Any]], path: Path, title: str = "") -> None:

@@ -25,6 +25,7 @@ from simpe.plugins import make
 from simpe.population import public_generator
 from simpe.release import Release, named_labels
 from simpe.scheduling import Strategy
+from simpe.selection import apportion
 from simpe.simulators.network import evaluation, inputs, plots, tables, writer
 from simpe.simulators.network.cells import marginals
 from simpe.simulators.network.profiles import NAMES
@@ -173,7 +174,8 @@ class Traces(Traffic):
 
         The tables have the columns of ``schema.COLUMNS``, addresses and outcomes as text, the name of the profile as
         ``application``, and the label if there is one; the picture (``traffic.png``, its numbers in ``figures.json``)
-        compares them with Random, which is public.
+        compares them with Random, which is public. ``evolution.json`` has the numbers of such pictures of what survived
+        each step, by its noisy votes.
         """
         labels: Flows = {}
         if release.labels is not None:
@@ -186,6 +188,14 @@ class Traces(Traffic):
         panels = plots.panels({"synthetic": flows, "random parameters": prior}, self.start, self.length)
         plots.draw(panels, folder / "traffic.png")
         (folder / "figures.json").write_text(json.dumps(panels))
+        steps = {"random": prior}
+        before = len(release.history["noise"]) - len(release.survivors)  # steps of other sources
+        for t, survivors in enumerate(release.survivors, start=before + 1):
+            votes = torch.from_numpy(release.history[f"votes_{t}"])
+            if len(votes):
+                index = torch.arange(len(votes)).repeat_interleave(apportion(votes, self._prior))
+                steps[f"step {t}"] = self.table({name: value[index] for name, value in survivors.items()})
+        (folder / "evolution.json").write_text(json.dumps(plots.stepwise(steps)))
 
     def evaluate(
         self, release: Path, against: tuple[str, ...], task: str | None, seed: int, progress: evaluation.Progress
