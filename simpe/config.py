@@ -10,6 +10,7 @@ import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from simpe.errors import InputError
+from simpe.federated.terms import Federation
 from simpe.privacy.accounting import LARGEST_EPSILON, SMALLEST_DELTA, SMALLEST_EPSILON, Relation
 from simpe.scheduling import MAX_STEPS, Strategy
 
@@ -49,14 +50,15 @@ class RunConfig(BaseModel):
     ``strategy`` replaces the simulator's own (see :class:`simpe.Strategy`). ``then`` are later stages, ``[[then]]`` in
     TOML, and ``adaptive`` lets a stage end early (see :func:`simpe.evolve`). The simulator ``mixture`` takes its
     ``sources`` as tables in ``options``, each a ``simulator`` and its options. simpe sets ``run`` in a run folder,
-    which identifies the run on its ledger, and ``modules``, the folder where ``module:Name`` was found.
+    which identifies the run on its ledger, and ``modules``, the folder where ``module:Name`` was found. With a
+    ``federation`` the rows are clients' (see :class:`simpe.federated.terms.Federation`), and ``private`` is left out.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     simulator: str = "digits"
     embedder: str | None = None
-    private: tuple[str, ...] = Field(min_length=1)
+    private: tuple[str, ...] = ()
     epsilon: float = Field(ge=SMALLEST_EPSILON, le=LARGEST_EPSILON, allow_inf_nan=False)
     delta: float = Field(default=1e-6, ge=SMALLEST_DELTA, lt=1)
     relation: Relation = "add_remove"
@@ -77,6 +79,7 @@ class RunConfig(BaseModel):
     adaptive: bool = False
     run: str | None = None
     modules: Path | None = None
+    federation: Federation | None = None
 
     @field_validator("private", mode="before")
     @classmethod
@@ -93,6 +96,10 @@ class RunConfig(BaseModel):
 
     @model_validator(mode="after")
     def _fits(self) -> RunConfig:
+        if not self.private and self.federation is None:
+            raise ValueError("private is missing: name the private rows")
+        if self.private and self.federation is not None:
+            raise ValueError("private: the rows of a federation are its clients'; leave it out")
         if self.unit is None and self.k != 1:
             raise ValueError("--k caps the rows of a unit: name the column with --unit too")
         if self.ledger is not None and self.ledger.resolve().is_relative_to(self.out.resolve()):

@@ -50,7 +50,7 @@ REFITS, REFIT_PARENTS = 3, 2_000
 class Setup:
     """Everything public about a stage of a run; ``given`` are the candidates of a fixed set (see :func:`given`).
 
-    ``stage`` counts the stages from 0; ``schedule`` holds the steps of this one.
+    ``stage`` counts the stages from 0; ``schedule`` holds the steps of this one. ``spread`` is the door's.
     """
 
     simulator: Simulator
@@ -66,6 +66,7 @@ class Setup:
     given: Population | None = None
     stage: int = 0
     adaptive: bool = False
+    spread: float = 1.0
 
     def strength(self, steps: int) -> float:
         """Strength of the variation of what survived so many steps of this stage."""
@@ -156,7 +157,7 @@ def step(setup: Setup, private: PrivateData, state: State) -> tuple[State, Info]
     """Vary, vote, select: one iteration of Private Evolution. The first step of a run votes on what Random drew."""
     t, strategy = state.step, setup.strategy
     candidates = state.population if t == setup.stage == 0 else _offspring(setup, state)
-    noise = setup.schedule.vote_noise[t]
+    noise, felt = setup.schedule.vote_noise[t], setup.schedule.vote_noise[t] * setup.spread
     scale = private.charge(noise, strategy.neighbours == 1).sensitivity
     votes = private.votes(
         setup.embedder,
@@ -171,11 +172,11 @@ def step(setup: Setup, private: PrivateData, state: State) -> tuple[State, Info]
         progress=lambda done, total: setup.progress(f"{_name(setup, t)}: voting", done, total),
     )
     counts = torch.from_numpy(votes / scale)
-    signal = (float(counts.square().mean()) / noise**2 - 1) if len(counts) else 0.0
+    signal = (float(counts.square().mean()) / felt**2 - 1) if len(counts) else 0.0
     counts = counts.to(setup.device)
-    survivors, uniform = _select(setup, candidates, counts, _places(setup, state.counts, state.outputs, t), noise, t)
+    survivors, uniform = _select(setup, candidates, counts, _places(setup, state.counts, state.outputs, t), felt, t)
     info = Info(
-        t, candidates, survivors, counts[survivors], noise, uniform, setup.stage, max(0.0, signal) ** 0.5,
+        t, candidates, survivors, counts[survivors], felt, uniform, setup.stage, max(0.0, signal) ** 0.5,
         state.taken + 1,
     )  # fmt: skip
     return replace(state, step=t + 1, population=candidates.take(survivors), taken=info.taken), info
@@ -287,7 +288,7 @@ def evolve(
     def plan() -> dict[str, Any]:
         planned = schedule(
             private.budget, steps, one_bin=one_bin, strategy=strategy, then=then, adaptive=adaptive,
-            spent=private.ledger.committed(),
+            spent=private.ledger.committed(), law=private.law,
         )  # fmt: skip
         charges = {COUNTS: private.charge(planned.count_noise)}
         for s, (stage, noise) in enumerate(zip(stages, planned.split(), strict=True)):
@@ -321,6 +322,7 @@ def evolve(
                 given=None if fixed is None else fixed.to(place),
                 stage=s,
                 adaptive=adaptive,
+                spread=private.spread,
             )
         )
     population, infos = run(setups, private)
@@ -354,7 +356,7 @@ def _init_given(setup: Setup, candidates: Population, counts: Tensor) -> State:
     assert setup.samples is not None
     most = torch.bincount(candidates.labels.cpu(), minlength=len(setup.classes))
     outputs = selection.apportion_within(counts, setup.samples, most).tolist()
-    clear = sum(places(counts.tolist(), setup.schedule.vote_noise[0], outputs, setup.strategy))
+    clear = sum(places(counts.tolist(), setup.schedule.vote_noise[0] * setup.spread, outputs, setup.strategy))
     if clear < setup.samples:
         setup.progress(
             f"warning: the votes can tell about {clear} samples from the noise; the choice of the other "
@@ -370,7 +372,7 @@ def _places(setup: Setup, counts: tuple[float, ...], outputs: tuple[int, ...], t
     if setup.given is not None:
         return outputs
     most = [sum(outputs)] if setup.strategy.marginals else list(outputs)
-    return tuple(places(list(counts), setup.schedule.vote_noise[t], most, setup.strategy))
+    return tuple(places(list(counts), setup.schedule.vote_noise[t] * setup.spread, most, setup.strategy))
 
 
 def _offspring(setup: Setup, state: State) -> Population:
@@ -511,7 +513,7 @@ def _weigh(setup: Setup, private: PrivateData, state: State, last: Info) -> Popu
         samples = render(setup.simulator, support)
         weights = marginals.fit(
             counts,
-            charge.sigma / row,
+            charge.sigma * setup.spread / row,
             asked,
             {name: column.cpu() for name, column in columns(samples, setup.embedder(samples).float()).items()},
             base,
@@ -552,7 +554,7 @@ def history(
     counts = private.class_counts(noise, address=COUNTS) / private.charge(noise).sensitivity
     found: dict[str, Any] = {
         "class_counts": counts,
-        "class_noise": noise,
+        "class_noise": noise * private.spread,
         "noise": np.array([info.noise for info in infos]),
         "candidates": np.array([len(info.candidates) for info in infos]),
         "parents": len(torch.unique(population.parents)),

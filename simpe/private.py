@@ -19,7 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from simpe.errors import InputError
-from simpe.privacy.accounting import Budget, Charge
+from simpe.privacy.accounting import Budget, Charge, Law, resolution
 from simpe.privacy.ledger import Ledger, Plan, Record
 from simpe.privacy.mechanism import FINEST, MAX_SIGMA, discrete_gaussian
 from simpe.protocols import Embedder
@@ -44,7 +44,6 @@ TestNoise = Callable[[float, int, str], NDArray[np.int64]]
 """(sigma, n, address) -> n integers: noise for tests. It voids the guarantee, and the certificate says so."""
 
 MOST_ROWS = 10_000  # of a unit; keeps its squared counts times S^2 within 64 bits
-_LARGEST_SCALE = 1024  # resolution of a vote where a unit spreads one over many bins
 
 
 class PrivateData:
@@ -70,6 +69,12 @@ class PrivateData:
 
     Raises InputError for arrays that do not fit, values that are not finite, or a ledger of other data.
     """
+
+    law: Law = "discrete gaussian"
+    spread = 1.0
+    """Standard deviation of the noise of a sum, in those of what is charged for it: not 1 where parties add theirs."""
+    parties: dict[str, Any] | None = None
+    """What a certificate says of the parties that hold the rows, where there are several."""
 
     def __init__(
         self,
@@ -167,7 +172,7 @@ class PrivateData:
             raise ValueError(f"the noise multiplier must be at least {FINEST}, got {noise_multiplier}")
         if one_bin and self.one_bin:
             return Charge(noise_multiplier)
-        size = 2 ** int(np.log2(min(_LARGEST_SCALE, max(1.0, MAX_SIGMA / noise_multiplier))))
+        size = resolution(noise_multiplier)
         return Charge(noise_multiplier * size, size, one_bin=False)
 
     def noisy_sum(
@@ -204,7 +209,6 @@ class PrivateData:
         """
 
         charge = self.charge(noise_multiplier, one_bin)
-        size = charge.sensitivity
         if charge.sigma > MAX_SIGMA:
             raise InputError(
                 f"noise of scale {charge.sigma:.3g} is more than counts can bear; use fewer steps or more epsilon"
@@ -222,11 +226,8 @@ class PrivateData:
                 return np.array(record["counts"], dtype=np.int64)
             self.ledger.admit(self.run, address, charge, self.budget)
             embedding = None if embedder is None else Embedding.by(embedder, torch.device(device))
-            total = self._sum(query, bins, charge, embedding, progress or nothing)
-            if self._noise is None:
-                noise = discrete_gaussian(charge.sigma, bins, sensitivity=size)
-            else:
-                noise = self._noise(charge.sigma, bins, address)
+            total = self._sum(query, bins, charge, embedding, progress or nothing, address)
+            noise, name = self._draw(charge, bins, address)
             counts = total + noise
             self.ledger.append(
                 {
@@ -235,21 +236,33 @@ class PrivateData:
                     "address": address,
                     "digest": digest,
                     "charge": asdict(charge),
-                    "noise": "discrete gaussian" if self._noise is None else "test",
+                    "noise": name,
                     "counts": counts.tolist(),
                 }
             )
             return counts
 
     def _sum(
-        self, query: Query, bins: int, charge: Charge, embedding: Embedding | None, progress: Progress
+        self,
+        query: Query,
+        bins: int,
+        charge: Charge,
+        embedding: Embedding | None,
+        progress: Progress,
+        address: str,
     ) -> NDArray[np.int64]:
         """The exact sum, from wherever the rows are: for the door alone, once the charge is admitted."""
         return self._shards.total(self._terms, query, bins, charge, embedding, progress)
 
+    def _draw(self, charge: Charge, bins: int, address: str) -> tuple[NDArray[np.int64], str]:
+        """The noise of a release, and what the ledger calls it."""
+        if self._noise is not None:
+            return self._noise(charge.sigma, bins, address), "test"
+        return discrete_gaussian(charge.sigma, bins, sensitivity=charge.sensitivity), charge.law
+
     def class_counts(self, noise_multiplier: float, *, address: str) -> NDArray[np.int64]:
         """Noisy number of rows of each class, int64 (classes,), in units of 1 / S (see :meth:`noisy_sum`)."""
-        return self.noisy_sum(_class, len(self.classes or ()), noise_multiplier, address=address)
+        return self.noisy_sum(class_of, len(self.classes or ()), noise_multiplier, address=address)
 
     def votes(
         self,
@@ -273,7 +286,7 @@ class PrivateData:
         units of 1 / S.
         """
 
-        query = _Vote(functools.cache(candidates), labels, neighbours, metric, shared)
+        query = Vote(functools.cache(candidates), labels, neighbours, metric, shared)
         return self.noisy_sum(
             query,
             len(labels),
@@ -287,12 +300,13 @@ class PrivateData:
         )
 
 
-def _class(rows: Rows) -> Tensor:
+def class_of(rows: Rows) -> Tensor:
+    """The query of :meth:`PrivateData.class_counts`."""
     return rows.labels[:, None]
 
 
 @dataclass(frozen=True, repr=False)
-class _Vote:
+class Vote:
     """The query of :meth:`PrivateData.votes`; candidates are made when it is asked, or sent to where the rows are."""
 
     candidates: Callable[[], Tensor]
@@ -310,7 +324,7 @@ class _Vote:
 
     def __reduce__(self) -> tuple[Any, ...]:
         made = functools.partial(_same, self.candidates())
-        return (_Vote, (made, self.labels, self.neighbours, self.metric, self.shared))
+        return (Vote, (made, self.labels, self.neighbours, self.metric, self.shared))
 
 
 def _same(value: Tensor) -> Tensor:

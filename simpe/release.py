@@ -24,6 +24,8 @@ from simpe.privacy.ledger import Ledger
 from simpe.private import PrivateData
 from simpe.space import Params
 
+_LAWS = {"discrete gaussian": "discrete Gaussian", "skellam": "Skellam noise, a share from each party,"}
+
 
 @dataclass(frozen=True)
 class Release:
@@ -116,7 +118,7 @@ def certificate(private: PrivateData, public: dict[str, Any], given: bool = Fals
     released = Counter(Charge(**record["charge"]) for record in own)
     # What an adaptive run planned counts as spent, whatever it released within that.
     others = Counter(charges) - (Counter(ledger.pool(private.run)) or released)
-    exact = all(record["noise"] == "discrete gaussian" for record in records)
+    exact = all(record["noise"] != "test" for record in records)
     unit = private.unit if private.one_bin else f"unit ({private.unit}; at most {private.k} rows of each take part)"
     claim = f"({budget.epsilon:g}, {budget.delta:g})-differentially private, for neighbouring data sets that "
     claim += f"differ by {'adding or removing' if budget.relation == 'add_remove' else 'replacing'} one {unit}"
@@ -137,10 +139,11 @@ def certificate(private: PrivateData, public: dict[str, Any], given: bool = Fals
             "add_remove": "a unit's integer vector over all bins of a release has L2 norm at most S",
             "replace_one": "two such vectors differ by at most sqrt(2) S; counted as two",
         }[budget.relation],
-        "mechanism": "discrete Gaussian on integer counts, secret randomness of the operating system"
+        "mechanism": f"{_LAWS[private.law]} on integer counts, secret randomness of the operating system"
         if exact
         else "TEST NOISE",
         "accounting": "zCDP" if adaptive or not all(c.one_bin for c in charges) else "privacy loss distribution",
+        **({"parties": private.parties} if private.parties else {}),
         "scope": "everything on this data set's ledger so far; later releases on it add to this"
         if adaptive
         else "this run alone; runs on the same data add up",

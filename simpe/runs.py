@@ -53,20 +53,18 @@ def start(
     Raises InputError.
     """
     store.refuse_existing(config.out)
-    # What a gallery or a given set releases as it is, in whatever stage or mixture.
-    parts: tuple[RunConfig | StageConfig, ...] = (config, *config.then)
-    tables = [part.options for part in parts] + [source for part in parts for source in _sources(part)]
-    _refuse_private(config.private, tuple(s for s in (table.get("samples") for table in tables) if isinstance(s, str)))
+    _refuse_federation(config)
+    refuse_public(config)
     if rows is not None:
         at_hand = Arrays(rows.samples, rows.labels, rows.units, rows.classes, rows.caveats)
         shards, schema = _shards(config, [at_hand], cluster, memory)
     else:
-        shards, schema = _shards(config, _inputs(config, None if cluster else progress), cluster, memory)
+        shards, schema = _shards(config, inputs_of(config, None if cluster else progress), cluster, memory)
     if config.classes is not None and schema.labels is None:
         raise InputError("--classes need labels, and the private rows have none; say where they are, or leave it out")
     config = _settled(config, schema)
     stages = _stages(config, schema, cluster)
-    device = _device(config.device)
+    device = device_of(config.device)
     simulator, strategy = stages[0].simulator, stages[0].strategy
     labelled = schema.labels is not None
     declared = (config.classes or schema.classes) if labelled else None
@@ -87,7 +85,7 @@ def start(
     store.create_run(config.out, config.to_toml(), config.ledger)
     with store.exclusively(config.out):
         private = open_door(config, (shards, schema), store.open_ledger(config.out), noise, door)
-        return _carry_on(config, private, stages, device, progress, watch)
+        return carry_on(config, private, stages, device, progress, watch)
 
 
 def prepare(
@@ -97,14 +95,28 @@ def prepare(
 
     Raises InputError.
     """
-    shards = Here(_inputs(config, progress))
+    _refuse_federation(config)
+    shards = Here(inputs_of(config, progress))
     schema = _schema(config, shards)
     if config.run is None:  # else a run has settled it
         config = _settled(config, schema)
     stages = _stages(config, schema, None)
     labelled = schema.labels is not None
     classes = ((config.classes or schema.classes) if labelled else None) or classes_of(stages[0].simulator, labelled)
-    return config, (shards, schema), stages, classes, _device(config.device)
+    return config, (shards, schema), stages, classes, device_of(config.device)
+
+
+def stages_of(config: RunConfig, schema: Schema) -> tuple[Stage, ...]:
+    """The stages of a configuration for rows of a schema.
+
+    Raises InputError.
+    """
+    return _stages(_with_schema(config, schema), schema, None)
+
+
+def _refuse_federation(config: RunConfig) -> None:
+    if config.federation is not None:
+        raise InputError("the rows are those of a federation's clients; use: simpe federated server")
 
 
 def resume(
@@ -129,11 +141,12 @@ def resume(
         raise InputError(f"{folder}: not a run folder (no private/{store.CONFIG}); give the folder of a run")
     config = read_config(folder / "private" / store.CONFIG)
     config = config.model_copy(update={"out": folder})
-    shards, schema = _shards(config, _inputs(config, None if cluster else progress), cluster, memory)
-    stages, device = _stages(config, schema, cluster), _device(config.device)
+    _refuse_federation(config)
+    shards, schema = _shards(config, inputs_of(config, None if cluster else progress), cluster, memory)
+    stages, device = _stages(config, schema, cluster), device_of(config.device)
     with store.exclusively(folder):
         private = open_door(config, (shards, schema), store.open_ledger(folder), noise)
-        return _carry_on(config, private, stages, device, progress, watch)
+        return carry_on(config, private, stages, device, progress, watch)
 
 
 def evaluate(
@@ -207,6 +220,13 @@ def _diversity(history: Path) -> dict[str, int]:
         }
 
 
+def refuse_public(config: RunConfig) -> None:
+    """Raise InputError where what a gallery or a given set releases as it is, in whatever stage or mixture, is private."""
+    parts: tuple[RunConfig | StageConfig, ...] = (config, *config.then)
+    tables = [part.options for part in parts] + [source for part in parts for source in _sources(part)]
+    _refuse_private(config.private, tuple(s for s in (table.get("samples") for table in tables) if isinstance(s, str)))
+
+
 def _refuse_private(private: tuple[str, ...], against: tuple[str, ...]) -> None:
     """Raise InputError where an input declared public is a private input, holds one or lies in one.
 
@@ -239,7 +259,7 @@ class _Own:
         return rows
 
 
-def _inputs(config: RunConfig, progress: Progress | None) -> Sequence[Source]:
+def inputs_of(config: RunConfig, progress: Progress | None) -> Sequence[Source]:
     """Where the private rows are, as the simulator reads them or else as one of the kinds that everybody knows."""
     kind = load(config.simulator, "simpe.simulators", config.modules)
     if hasattr(kind, "read"):
@@ -273,7 +293,20 @@ def _schema(config: RunConfig, shards: Shards) -> Schema:
 def _settled(config: RunConfig, rows: Schema) -> RunConfig:
     """The configuration with every choice that depends on the input's public schema made, so that it repeats."""
     private = tuple(path if _is_word(path) or "://" in path else str(Path(path).resolve()) for path in config.private)
+    config = _with_schema(config, rows)
     ledger = None if config.ledger is None else config.ledger.resolve()
+    return config.model_copy(
+        update={
+            "private": private,
+            "ledger": ledger,
+            "run": secrets.token_hex(8),
+            "modules": modules_of(config),
+        }
+    )
+
+
+def _with_schema(config: RunConfig, rows: Schema) -> RunConfig:
+    """The configuration with what its simulators take from the rows' public schema."""
     return config.model_copy(
         update={
             "options": _options(config.simulator, config.options, config, rows),
@@ -281,12 +314,13 @@ def _settled(config: RunConfig, rows: Schema) -> RunConfig:
                 stage.model_copy(update={"options": _options(stage.simulator, stage.options, config, rows)})
                 for stage in config.then
             ),
-            "private": private,
-            "ledger": ledger,
-            "run": secrets.token_hex(8),
-            "modules": Path.cwd() if any(":" in name for name in _plugins(config)) else None,
         }
     )
+
+
+def modules_of(config: RunConfig) -> Path | None:
+    """The folder in which a configuration's own modules are looked for, where it names some."""
+    return Path.cwd() if any(":" in name for name in _plugins(config)) else None
 
 
 def _options(simulator: str, options: dict[str, Any], config: RunConfig, rows: Schema) -> dict[str, Any]:
@@ -405,7 +439,7 @@ def open_door(
     )
 
 
-def _carry_on(
+def carry_on(
     config: RunConfig,
     private: PrivateData,
     stages: tuple[Stage, ...],
@@ -413,6 +447,7 @@ def _carry_on(
     progress: Progress | None,
     watch: Watch | None,
 ) -> Release:
+    """Evolve, and write the release."""
     store.log(config.out, "begun or resumed")
     first = stages[0]
     release = evolve(
@@ -435,7 +470,7 @@ def _carry_on(
     return release
 
 
-def _device(name: str) -> torch.device:
+def device_of(name: str) -> torch.device:
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if name.startswith("cuda") and not torch.cuda.is_available():

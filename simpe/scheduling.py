@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Literal, Protocol, get_args
 
 from simpe.errors import InputError
-from simpe.privacy.accounting import Budget, Charge, calibrate
+from simpe.privacy.accounting import Budget, Charge, Law, calibrate
 from simpe.privacy.mechanism import FINEST, MAX_SIGMA
 
 Metric = Literal["l2", "cosine"]
@@ -171,13 +171,14 @@ def schedule(
     then: Sequence[Part] = (),
     adaptive: bool = False,
     spent: Iterable[Charge] = (),
+    law: Law = "discrete gaussian",
 ) -> Schedule:
     """Split a budget over the class counts (5 % of the precision), the marginals (their share) and the steps.
 
     Without ``steps`` there are four in the first stage, or as many fewer as the budget can bear (at least one).
     ``then`` are the later stages; a stage without a share has as much as its steps would have among equal ones.
     ``one_bin`` says that a unit is one row with one vote (which marginals undo: a row is in several); ``adaptive`` that
-    what a step spends may follow from the steps before it; ``spent`` is what the ledger already holds.
+    what a step spends may follow from the steps before it; ``spent`` is what the ledger already holds; ``law`` that of the noise.
 
     Raises InputError for more steps than MAX_STEPS, for steps given that need more noise than
     MAX_NOISE_MULTIPLIER, for shares that leave nothing to the first stage, and for a budget of which nothing is left.
@@ -193,7 +194,7 @@ def schedule(
         left = 1 - COUNT_SHARE - marginals
         shares = [COUNT_SHARE, *(left * part for stage in parts for part in stage), *([marginals] if marginals else [])]
         try:
-            noise = calibrate(budget, shares, one_bin=one_bin and not marginals, adaptive=adaptive, spent=spent)
+            noise = calibrate(budget, shares, one_bin=one_bin and not marginals, adaptive=adaptive, spent=spent, law=law)
         except ValueError:
             raise InputError(
                 f"the ledger has already spent epsilon {budget.epsilon:g} at delta {budget.delta:g}; --epsilon is the "

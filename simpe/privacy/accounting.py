@@ -1,4 +1,4 @@
-"""Privacy accounting for what is really drawn: discrete Gaussian noise on bounded integer vectors.
+"""Privacy accounting for what is really drawn: noise on bounded integer vectors, discrete Gaussian or Skellam's.
 
 A :class:`Charge` says what one release did; :func:`delta_of` and :func:`epsilon_of` say what a list of charges costs;
 :func:`calibrate` finds the noise for a budget. Everything is rounded against ourselves.
@@ -18,9 +18,14 @@ Two ways of counting, both valid under adaptive composition when the noise scale
   results (several runs on one ledger, releases that no plan announced), only a sum of rho under a fixed bound is a
   valid stopping rule (the zCDP filter: Rogers et al. 2016; Feldman and Zrnic, NeurIPS 2021).
 
+**Skellam noise**, which several parties draw together, is counted by its Renyi divergence, see :attr:`Charge.rho`.
+
 The table sampler cuts its tails. On the outputs that remain, P'(x) / Q'(x) is unchanged, since both are divided
 by the same constant; what P' can reach and Q' cannot has mass <= TAIL a release, and the conditioning scales the
 rest by at most 1 / (1 - TAIL). So delta' <= delta * (1 + 2 * TAIL * releases) + 2 * TAIL * releases: added below.
+What is cut off many draws that are added up (at most 2^40 a release: bins times parties) is counted by total variation: the
+cuts have nothing to do with the data, so each of the two laws moves by eta <= 2^40 SKELLAM_TAIL, and delta by
+(1 + exp(epsilon)) eta.
 """
 
 from __future__ import annotations
@@ -36,14 +41,19 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import brentq, minimize_scalar
 
-from simpe.privacy.mechanism import TAIL
+from simpe.privacy.mechanism import MAX_SIGMA, SKELLAM_TAIL, TAIL
 
 Relation = Literal["add_remove", "replace_one"]
+Law = Literal["discrete gaussian", "skellam"]
 
 _GRID = 2**17  # points of the loss grid
 _WIDTH = 14.0  # half-width of the window, in standard deviations of the loss: mass beyond it < 2e-42
 _FAR = 140.0  # nats: a delta below exp(-140) needs no more digits
 _MARGIN = 1e-9  # relative allowance for floating point
+
+
+_LARGEST_SCALE = 1024  # resolution of a vote where a unit spreads one over many bins
+_CUT = 2.0**40 * SKELLAM_TAIL  # of all draws that make up one release's noise
 
 
 SMALLEST_EPSILON, LARGEST_EPSILON, SMALLEST_DELTA = 1e-4, 1e5, 1e-20
@@ -78,15 +88,16 @@ class Budget:
 
 @dataclass(frozen=True)
 class Charge:
-    """One release: integer counts plus discrete Gaussian noise of scale ``sigma``.
+    """One release: integer counts plus noise of scale ``sigma``, of the ``law`` named.
 
     ``sensitivity`` is the integer S that bounds a unit's vector: sum of c^2 <= S^2. ``one_bin`` says that a unit
-    adds 1 to one bin at most (then S = 1).
+    adds 1 to one bin at most (then S = 1). For Skellam's law sigma^2 is the variance.
     """
 
     sigma: float
     sensitivity: int = 1
     one_bin: bool = True
+    law: Law = "discrete gaussian"
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.sigma) and self.sigma > 0):
@@ -94,6 +105,8 @@ class Charge:
         whole = isinstance(self.sensitivity, int) and not isinstance(self.sensitivity, bool)
         if not whole or self.sensitivity < 1 or (self.one_bin and self.sensitivity != 1):
             raise ValueError("sensitivity must be a positive integer, and 1 where a unit touches one bin")
+        if self.law not in ("discrete gaussian", "skellam") or (self.law == "skellam" and self.one_bin):
+            raise ValueError("law must be discrete gaussian, or skellam where one_bin is false")
 
     @property
     def noise_multiplier(self) -> float:
@@ -102,8 +115,28 @@ class Charge:
 
     @property
     def rho(self) -> float:
-        """zCDP of the release under add_remove; twice this under replace_one (non-negative vectors)."""
-        return self.sensitivity**2 / (2 * self.sigma**2) * (1 + _MARGIN)
+        """zCDP of the release under add_remove; twice this under replace_one (non-negative vectors).
+
+        Skellam noise of variance m has a Renyi divergence of order alpha of at most
+        alpha D2^2 / (2 m) + ((2 alpha - 1) D2^2 + 6 D1) / (4 m^2) for whole alpha > 1, where D1 and D2 are the
+        sensitivities in L1 and L2 (Agarwal, Kairouz and Liu, NeurIPS 2021, "The Skellam mechanism", Thm. 3.5). Here D2 is
+        S, and D1 is at most S^2, as entries are whole; so it is at most alpha S^2 / (2 m) (1 + 7 / (2 m)).
+        """
+        own = self.sensitivity**2 / (2 * self.sigma**2) * (1 + _MARGIN)
+        return own * (1 + 3.5 / self.sigma**2) if self.law == "skellam" else own
+
+
+def resolution(noise_multiplier: float) -> int:
+    """S for a release where a unit spreads its vote over many bins: a power of two, 1024 or what the sampler bears."""
+    return 2 ** int(math.log2(min(_LARGEST_SCALE, max(1.0, MAX_SIGMA / noise_multiplier))))
+
+
+def charge_of(noise_multiplier: float, one_bin: bool, law: Law = "discrete gaussian") -> Charge:
+    """What a release is charged at this noise multiplier; a many-bin one as if S were 1, which is all the same there."""
+    if law == "skellam":
+        size = resolution(noise_multiplier)
+        return Charge(noise_multiplier * size, size, False, law)
+    return Charge(noise_multiplier, 1, one_bin)
 
 
 def delta_of(
@@ -118,7 +151,9 @@ def delta_of(
         counts = Counter({sigma: times * n for sigma, n in Counter(c.sigma for c in charges).items()})
         delta = _delta_of_losses(tuple(sorted(counts.items())), epsilon)
     else:
-        delta = delta_of_zcdp(times * math.fsum(charge.rho for charge in charges), epsilon)
+        parties = sum(charge.law == "skellam" for charge in charges)
+        delta = delta_of_zcdp(times * math.fsum(charge.rho for charge in charges), epsilon, whole=parties > 0)
+        delta += parties * _CUT * (1 + math.exp(min(epsilon, 200.0)))
     cut = 2 * TAIL * times * len(charges)
     return min(1.0, delta * (1 + cut) + cut)
 
@@ -131,11 +166,11 @@ def epsilon_of(
     return _smallest(lambda epsilon: _log_ratio(delta_of(charges, epsilon, relation, adaptive), delta), start=1.0)
 
 
-def delta_of_zcdp(rho: float, epsilon: float) -> float:
+def delta_of_zcdp(rho: float, epsilon: float, whole: bool = False) -> float:
     """delta for rho-zCDP: min over alpha > 1 of exp((alpha-1)(alpha rho - epsilon)) (1-1/alpha)^alpha / (alpha-1).
 
     Canonne, Kamath and Steinke (NeurIPS 2020), Prop. 12. Any alpha gives a valid bound, so an inexact minimum only
-    rounds against ourselves.
+    rounds against ourselves. With ``whole``, only whole orders are known to satisfy the bound.
     """
 
     def log_delta(log_excess: float) -> float:
@@ -147,7 +182,11 @@ def delta_of_zcdp(rho: float, epsilon: float) -> float:
     # around it in the logarithm.
     centre = math.log(max((epsilon - rho) / (2 * rho), 1 / math.sqrt(2 * rho)))
     found = minimize_scalar(log_delta, bounds=(centre - 10, centre + 10), method="bounded", options={"xatol": 1e-10})
-    return min(1.0, math.exp(min(float(found.fun), 0.0)) * (1 + _MARGIN))
+    least = float(found.fun)
+    if whole:
+        below = max(1, math.floor(math.exp(found.x)))
+        least = min(log_delta(math.log(below)), log_delta(math.log(below + 1)))
+    return min(1.0, math.exp(min(least, 0.0)) * (1 + _MARGIN))
 
 
 @functools.lru_cache(maxsize=4096)
@@ -249,13 +288,14 @@ def calibrate(
     one_bin: bool = True,
     adaptive: bool = False,
     spent: Iterable[Charge] = (),
+    law: Law = "discrete gaussian",
 ) -> list[float]:
     """Noise multipliers, one a release, such that ``spent`` and the releases together stay within ``budget``.
 
     ``shares`` are the releases' parts of the precision: 1 / noise_multiplier^2 is proportional to them (equal shares
     give equal noise). The result is checked with :func:`delta_of` itself, so a ledger that counts the same way
     admits the releases to the last digit. ``adaptive`` counts them as adaptively chosen; what was ``spent`` before
-    makes the whole so.
+    makes the whole so. ``law`` is that of the releases' noise.
 
     Raises ValueError when ``spent`` alone exceeds the budget.
     """
@@ -271,7 +311,7 @@ def calibrate(
         return [scale * math.sqrt(total / share) for share in shares]
 
     def overspent(scale: float) -> float:
-        releases = tuple(Charge(sigma, 1, one_bin) for sigma in multipliers(scale))
+        releases = tuple(charge_of(sigma, one_bin, law) for sigma in multipliers(scale))
         return _log_ratio(delta_of(spent + releases, budget.epsilon, budget.relation, adaptive), budget.delta)
 
     guess = 1 / math.sqrt(2 * _rho_for(budget))

@@ -181,8 +181,8 @@ class Ledger:
             return False
         if record.get("adaptive"):
             return self._within_pool(release)
-        planned: bool = record["plan"].get(release["address"]) == release["charge"]
-        return planned
+        planned = record["plan"].get(release["address"])
+        return planned is not None and Charge(**planned) == Charge(**release["charge"])
 
     def _within_pool(self, release: Record) -> bool:
         """Whether what an adaptive run has released up to and with this release costs no more than its plan."""

@@ -1,4 +1,4 @@
-"""Exact discrete Gaussian noise from the operating system's randomness.
+"""Exact noise on integers from the operating system's randomness: the discrete Gaussian, and Skellam's.
 
 The discrete Gaussian N_Z(0, sigma^2) has mass proportional to exp(-x^2 / (2 sigma^2)) on the integers (Canonne,
 Kamath and Steinke, NeurIPS 2020). It is drawn here by inverting a table of its distribution function, held as
@@ -11,6 +11,9 @@ accounted for:
 - its entries are rounded, to 80 bits below the smallest probability in it; that moves a probability ratio by a factor
   of at most 1 + 2^-78, far below the margin by which accounting rounds against itself. (Small noise has very small
   probabilities: 192 bits would give 0 to some of them, and a ratio of infinity.)
+
+Noise that several parties add up has Skellam's law, the difference of two Poisson variables of one mean, because a sum of
+such variables is one again (a sum of discrete Gaussians is not discrete Gaussian). It is drawn in the same way.
 """
 
 from __future__ import annotations
@@ -33,6 +36,9 @@ MAX_SIGMA = 2.0**17
 
 FINEST = 2.0**-7
 """Smallest noise multiplier that the table sampler takes: one release at it costs epsilon 8192."""
+
+SKELLAM_TAIL = 2.0**-200
+"""Upper bound on the mass that one draw of Skellam noise is cut by."""
 
 _PRECISION = 80  # bits that the smallest probability in the table has at least
 _GUARD = 128  # further bits while it is being computed
@@ -74,15 +80,49 @@ def _table(sigma: float, bound: int, lead: int) -> tuple[NDArray[np.uint64], byt
         step = int(mpmath.floor(ratio * one))
     shift = bits + _GUARD
     square = step * step >> shift
-    mass, cumulative = one, one
-    sums = [one]
+    mass = one
+    masses = []
     for _ in range(bound):
         mass = mass * step >> shift
         step = step * square >> shift
-        cumulative += 2 * mass
-        sums.append(cumulative)
+        masses.append(mass)
+    return _function(one, masses, bits, lead)
+
+
+@functools.lru_cache(maxsize=8)
+def _skellam_table(variance: float, bound: int, lead: int) -> tuple[NDArray[np.uint64], bytes]:
+    """Like :func:`_table`, for Skellam's law: mass(m) is proportional to the Bessel function I_m(variance).
+
+    The ratios r_m = I_m / I_(m-1) follow downwards from r_(m-1) = 1 / (2 (m - 1) / variance + r_m) (Gautschi, SIAM Review
+    1967). That damps whatever it began with by r^2 a step, so it is begun so far out that nothing is left of it; each
+    truncation then loses a unit in the last of the guard bits, as above.
+    """
+    exact = Fraction(variance)
+    # -log of the smallest mass, or more: that of Debye's expansion, with two nats to spare.
+    nats = _skellam_nats(bound, variance) + math.log(2 * math.pi * math.hypot(bound, variance)) / 2 + 2
+    bits = max(192, 64 * math.ceil((_PRECISION + nats / math.log(2)) / 64))
+    shift = bits + _GUARD
+    one = 1 << shift
+    start = bound + shift + math.isqrt(bound**2 + math.ceil(exact * shift)) - bound
+    ratio, ratios = 0, []
+    for m in range(start, 0, -1):
+        ratio = (one << shift) // ((2 * m * one * exact.denominator) // exact.numerator + ratio)
+        if m <= bound:
+            ratios.append(ratio)
+    mass, masses = one, []
+    for ratio in reversed(ratios):
+        mass = mass * ratio >> shift
+        masses.append(mass)
+    return _function(one, masses, bits, lead)
+
+
+def _function(first: int, masses: list[int], bits: int, lead: int) -> tuple[NDArray[np.uint64], bytes]:
+    """Distribution function of |X| from the masses of 0 (``first``) and of 1, 2, ...: leading bits, and all bits."""
+    sums = [first]
+    for mass in masses:
+        sums.append(sums[-1] + 2 * mass)
     full = 1 << bits
-    function = [(s << bits) // cumulative for s in sums[:-1]] + [full]
+    function = [(s << bits) // sums[-1] for s in sums[:-1]] + [full]
     # P(|X| <= m) as thresholds; the last is 1, which no draw reaches, so it is stored as all ones.
     stored = b"".join(min(f, full - 1).to_bytes(bits // 8, "big") for f in function)
     words = np.frombuffer(stored, dtype=">u8").reshape(-1, bits // 64)[:, 0].astype(np.uint64)
@@ -102,7 +142,45 @@ def discrete_gaussian(
     """
     if not FINEST * sensitivity <= sigma <= MAX_SIGMA:
         raise ValueError(f"sigma must lie in [{FINEST * sensitivity:g}, {MAX_SIGMA:g}], got {sigma}")
-    leading, stored = _table(sigma, support(sigma, sensitivity), lead)
+    return _drawn(*_table(sigma, support(sigma, sensitivity), lead), n, words, lead)
+
+
+def skellam_support(variance: float) -> int:
+    """K: Skellam noise is cut to |x| <= K, so that at most ``SKELLAM_TAIL`` of a draw is lost.
+
+    By Chernoff's bound, see :func:`_skellam_nats`.
+    """
+    most = math.log(2) - math.log(SKELLAM_TAIL)
+    low, high = 0, 64
+    while _skellam_nats(high, variance) < most:
+        high *= 2
+    while low + 1 < high:
+        middle = (low + high) // 2
+        low, high = (middle, high) if _skellam_nats(middle, variance) < most else (low, middle)
+    return high
+
+
+def _skellam_nats(t: int, variance: float) -> float:
+    """h such that P(X >= t) <= exp(-h): t asinh(u) - variance (sqrt(1 + u^2) - 1) with u = t / variance (Chernoff)."""
+    u = t / variance
+    return t * math.asinh(u) - variance * (u * u / (math.sqrt(1 + u * u) + 1))
+
+
+def skellam(variance: float, n: int, *, words: Words = secrets.token_bytes, lead: int = 64) -> NDArray[np.int64]:
+    """n independent draws of Skellam noise of this variance, int64: the difference of two Poisson variables.
+
+    Sums of independent draws are Skellam noise of the sum of the variances, up to ``SKELLAM_TAIL`` a draw. ``words`` and
+    ``lead`` as in :func:`discrete_gaussian`.
+
+    Raises ValueError unless 1 <= variance <= MAX_SIGMA^2.
+    """
+    if not 1 <= variance <= MAX_SIGMA**2:
+        raise ValueError(f"variance must lie in [1, {MAX_SIGMA**2:g}], got {variance}")
+    return _drawn(*_skellam_table(variance, skellam_support(variance), lead), n, words, lead)
+
+
+def _drawn(leading: NDArray[np.uint64], stored: bytes, n: int, words: Words, lead: int) -> NDArray[np.int64]:
+    """n draws by inverting a table of the distribution function of |X|, with random signs."""
     size = len(stored) // len(leading)
     drawn = np.frombuffer(words(8 * n), dtype=">u8").astype(np.uint64) >> np.uint64(64 - lead)
     # The draw U falls on the first entry with U < F. Entries whose leading bits exceed U's surely qualify, those
