@@ -7,6 +7,7 @@ import errno
 import json
 import os
 import re
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -860,6 +861,142 @@ def budget(
     console.print("\nWith more steps, each has more noise:", highlight=False)
     for t, sigma in further.items():
         console.print(f"  {t} steps: sigma {sigma:.4f} ({100 * (sigma / base - 1):+.1f} %)", highlight=False)
+
+
+federated = typer.Typer(
+    name="federated",
+    help="""Many data owners: each votes on its own rows, and only vectors of votes leave it.
+
+    All agree on one configuration (docs/federated.md); one is the server, the others are clients.
+
+    Needs [bold]pip install 'simpe\\[federated]'[/bold], and Flower in an environment of its own (--flower).
+    """,
+)
+app.add_typer(federated)
+
+Flower = Annotated[
+    Path | None,
+    typer.Option(
+        "--flower", metavar="BIN", help="The folder of Flower's programs.  \\[default: beside Python, or on the PATH]"
+    ),
+]
+
+
+@federated.command()
+def server(
+    config: Annotated[
+        Path, typer.Argument(metavar="CONFIG.toml", help="What all have agreed on; or a run folder, to continue it.")
+    ],
+    out: Annotated[Path | None, typer.Option(help="Another run folder than the configuration names.")] = None,
+    listen: Annotated[
+        str, typer.Option(metavar="HOST:PORT", help="Where clients reach the server.")
+    ] = "127.0.0.1:9092",
+    certificate: Annotated[Path | None, typer.Option(help="The server's certificate, PEM.")] = None,
+    key: Annotated[Path | None, typer.Option(help="The certificate's key, PEM.")] = None,
+    authority: Annotated[Path | None, typer.Option(help="Who signed the certificate, PEM.")] = None,
+    wait: Annotated[float, typer.Option(min=1, help="Seconds for clients to come, and to answer.")] = 600.0,
+    flower: Flower = None,
+    watch: Watch = False,
+) -> None:
+    """Make a data set from clients' votes.
+
+    Example:  [bold]simpe federated server agreement.toml --out runs/together --flower flower/bin[/bold]
+
+    After a crash:  [bold]simpe federated server runs/together --flower flower/bin[/bold]
+    """
+    from simpe.config import read_config
+    from simpe.store import CONFIG, refuse_existing
+
+    commands, carrier = _federated()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that Flower's processes end too
+    again = (config / "private" / CONFIG).is_file()
+    read = read_config(config / "private" / CONFIG if again else config)
+    if not again:
+        read = read if out is None else read.model_copy(update={"out": out})
+        refuse_existing(read.out)
+    if read.federation is None:
+        raise InputError(f"{config}: has no table [federation]; it is that of a run of one's own: simpe run")
+    given = (certificate, key, authority)
+    if any(given) and not all(given):
+        raise InputError("--certificate, --key and --authority go together")
+    tls = given if certificate and key and authority else None
+    with carrier.superlink(carrier.programs(flower), listen, tls, wait) as exchange, _shown(watch) as progress:
+        told = {"progress": progress, "watch": progress.watch if watch else None}
+        begin = commands.resume if again else commands.start
+        release = begin(config if again else read, exchange, **told)
+    if release is None:
+        print(f"{config} is finished already: {config / 'release'}")
+    else:
+        _conclude(config if again else read.out, release)
+
+
+@federated.command()
+def client(
+    config: Annotated[Path, typer.Argument(metavar="CONFIG.toml", help="What all have agreed on.")],
+    private: Annotated[list[str], typer.Option(help="This client's rows, which stay here. May be repeated.")],
+    ledger: Annotated[Path, typer.Option(help="This client's ledger: it remembers what was spent on its rows.")],
+    superlink: Annotated[
+        str | None, typer.Option(metavar="HOST:PORT", help="The server. Without it, only the --socket is served.")
+    ] = None,
+    epsilon: Annotated[
+        float | None, typer.Option(help="This client's own budget, all runs together.  \\[default: the agreement's]")
+    ] = None,
+    delta: Annotated[float | None, typer.Option(help="Of the same.  \\[default: the agreement's]")] = None,
+    label: Annotated[
+        str | None, typer.Option(metavar="ARRAY", help="Array of this client's .npz that names each row's class.")
+    ] = None,
+    secret: Annotated[
+        Path | None, typer.Option(help="A file that all clients have and the server has not (distributed model).")
+    ] = None,
+    authority: Annotated[Path | None, typer.Option(help="Who signed the server's certificate, PEM.")] = None,
+    socket: Annotated[
+        Path | None, typer.Option(help="Where Flower finds this client.  \\[default: a private folder]")
+    ] = None,
+    flower: Flower = None,
+) -> None:
+    """Take part with rows of your own, until interrupted.
+
+    Example:  [bold]simpe federated client agreement.toml --private mine.npz --ledger mine.jsonl
+    --superlink HOST:9092 --flower flower/bin[/bold]
+
+    Flower runs what the server hands out. To run it as a user who cannot read the rows, serve only a --socket here, and
+    start its SuperNode there (docs/federated.md).
+    """
+    import tempfile
+
+    from simpe.config import read_config
+
+    commands, carrier = _federated()
+    for ending in (signal.SIGTERM, signal.SIGINT):  # so that Flower's processes end too
+        signal.signal(ending, signal.default_int_handler)
+    if superlink is None and socket is None:
+        raise InputError("--superlink is missing: name the server, or serve only a --socket")
+    programs = None if superlink is None else carrier.programs(flower)
+    with _Progress() as progress:
+        member = commands.join(
+            read_config(config), private, ledger=ledger, epsilon=epsilon, delta=delta, label=label, secret=secret,
+            progress=progress, told=_say,
+        )  # fmt: skip
+    with tempfile.TemporaryDirectory(prefix="simpe-") as folder:
+        path = socket or Path(folder) / "socket"
+        with carrier.served(member.answer, path), contextlib.ExitStack() as stack:
+            _say(f"ready: {path}" if superlink is None else f"ready, for {superlink}")
+            try:
+                if superlink is None or programs is None:
+                    signal.pause()
+                else:
+                    stack.enter_context(carrier.supernode(programs, superlink, path, authority)).wait()
+                    raise InputError(f"--superlink {superlink}: Flower's SuperNode ended; is the server there?")
+            except KeyboardInterrupt:
+                _say("left; what was spent stays on the ledger")
+
+
+def _federated() -> tuple[Any, Any]:
+    try:
+        from simpe.federated import commands, flower
+    except ImportError:
+        raise InputError("federations need cryptography: pip install 'simpe[federated]'") from None
+    return commands, flower
 
 
 @contextlib.contextmanager

@@ -316,6 +316,7 @@ class Vote:
     shared: bool
 
     def __call__(self, rows: Rows) -> Tensor:
+        """See Query."""
         if len(rows.embedded) == 0:
             return torch.empty((0, self.neighbours), dtype=torch.int64)
         them, own = self.candidates(), rows.labels.to(self.labels.device)

@@ -221,7 +221,7 @@ def _diversity(history: Path) -> dict[str, int]:
 
 
 def refuse_public(config: RunConfig) -> None:
-    """Raise InputError where what a gallery or a given set releases as it is, in whatever stage or mixture, is private."""
+    """Raise InputError where what a gallery or a given set releases as it is, in whatever stage, is private."""
     parts: tuple[RunConfig | StageConfig, ...] = (config, *config.then)
     tables = [part.options for part in parts] + [source for part in parts for source in _sources(part)]
     _refuse_private(config.private, tuple(s for s in (table.get("samples") for table in tables) if isinstance(s, str)))
@@ -471,6 +471,10 @@ def carry_on(
 
 
 def device_of(name: str) -> torch.device:
+    """The device called so.
+
+    Raises InputError where there is none.
+    """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if name.startswith("cuda") and not torch.cuda.is_available():

@@ -178,7 +178,8 @@ def schedule(
     Without ``steps`` there are four in the first stage, or as many fewer as the budget can bear (at least one).
     ``then`` are the later stages; a stage without a share has as much as its steps would have among equal ones.
     ``one_bin`` says that a unit is one row with one vote (which marginals undo: a row is in several); ``adaptive`` that
-    what a step spends may follow from the steps before it; ``spent`` is what the ledger already holds; ``law`` that of the noise.
+    what a step spends may follow from the steps before it; ``spent`` is what the ledger already holds; ``law`` that
+    of the noise.
 
     Raises InputError for more steps than MAX_STEPS, for steps given that need more noise than
     MAX_NOISE_MULTIPLIER, for shares that leave nothing to the first stage, and for a budget of which nothing is left.
@@ -194,7 +195,9 @@ def schedule(
         left = 1 - COUNT_SHARE - marginals
         shares = [COUNT_SHARE, *(left * part for stage in parts for part in stage), *([marginals] if marginals else [])]
         try:
-            noise = calibrate(budget, shares, one_bin=one_bin and not marginals, adaptive=adaptive, spent=spent, law=law)
+            noise = calibrate(
+                budget, shares, one_bin=one_bin and not marginals, adaptive=adaptive, spent=spent, law=law
+            )
         except ValueError:
             raise InputError(
                 f"the ledger has already spent epsilon {budget.epsilon:g} at delta {budget.delta:g}; --epsilon is the "

@@ -6,7 +6,7 @@ import torch
 from support import Oscillator, addressed_noise
 
 import simpe
-from simpe import InputError, PrivateData, Strategy
+from simpe import PrivateData, Strategy
 from simpe.config import make_config
 from simpe.federated import commands
 from simpe.federated.member import Member, Room

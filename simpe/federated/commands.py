@@ -57,8 +57,8 @@ def resume(
 ) -> Release | None:
     """Continue a federation's run from wherever it stopped; None, and nothing changed, when it is finished.
 
-    Releases on the server's ledger are replayed. One that the clients have answered and the server lost is answered again
-    as it was in the models ``central`` and ``local``; in ``distributed`` it is lost, and the run with it.
+    Releases on the server's ledger are replayed. One that the clients have answered and the server lost is answered
+    again as it was in the models ``central`` and ``local``; in ``distributed`` it is lost, and the run with it.
 
     Raises InputError.
     """
@@ -93,9 +93,7 @@ def join(
         budget = Budget(epsilon or config.epsilon, delta or config.delta)
     except ValueError as error:
         raise InputError(f"--{error}") from None
-    return Member(
-        own, runs.inputs_of(own, progress), budget=budget, ledger=ledger, secret=_secret(secret), told=told
-    )
+    return Member(own, runs.inputs_of(own, progress), budget=budget, ledger=ledger, secret=_secret(secret), told=told)
 
 
 def _run(

@@ -24,11 +24,11 @@ from simpe.stages import Stage
 from simpe.voting import Progress
 
 TRUST = {
-    "central": "The server is trusted: it sees the exact votes of each client, and adds the noise to their sum. Whoever "
-    "sees anything but the release, or runs the server, is not covered.",
-    "distributed": "The server is trusted to follow the protocol, and with nothing else: it sees the sum of the clients' "
-    "votes alone, which holds noise from each of them. A server that gives clients false keys of one another sees single "
-    "vectors with a share of the noise each, unless the clients hold a secret that it does not.",
+    "central": "The server is trusted: it sees the exact votes of each client, and adds the noise to their sum. What "
+    "is covered is what others see of the release.",
+    "distributed": "The server is trusted to follow the protocol, and with nothing else: it sees the sum of the "
+    "clients' votes alone, which holds noise from each of them. A server that gives clients false keys of one another "
+    "sees single vectors with a share of the noise each, unless the clients hold a secret that it does not.",
     "local": "Nobody is trusted: each client adds all of the noise to its own votes before they leave it.",
 }
 _SECRET_SIZES = (
@@ -260,7 +260,9 @@ class FederatedDoor(FederatedData):
         except (Refused, KeyError, ValueError) as error:
             if isinstance(error, InputError):
                 raise
-            raise InputError(f"the release could not be unmasked ({error}); nothing was released by this step") from None
+            raise InputError(
+                f"the release could not be unmasked ({error}); nothing was released by this step"
+            ) from None
         bound = self.federation.clients * (
             self.federation.most(charge) + skellam_support(self.federation.share(charge))
         )
@@ -313,4 +315,3 @@ def _schema(message: Message, units: str | None) -> Schema:
 
 def _rows(parts: Sequence[bytes], width: int) -> NDArray[np.uint8]:
     return np.frombuffer(b"".join(parts), np.uint8).reshape(-1, width)
-

@@ -2,19 +2,21 @@
 
 The protocol is that of Bonawitz et al. (CCS 2017, "Practical secure aggregation for privacy-preserving machine
 learning", Fig. 4) for a server that follows it. Every pair of clients agrees on a mask that one adds and the other
-subtracts, and each client adds one of its own. The secrets behind the masks are shared out among all (Shamir, CACM 1979), so
-that those who stay can take off the own masks of all who answered, and the pairwise ones of those who fell silent; of one
-client they never give both. Keys are fresh for each release.
+subtracts, and each client adds one of its own. The secrets behind the masks are shared out among all (Shamir, CACM
+1979), so that those who stay can take off the own masks of all who answered, and the pairwise ones of those who fell
+silent; of one client they never give both. Keys are fresh for each release.
 
-Masks are ChaCha20 streams, keys are agreed on by X25519 and derived by HKDF-SHA256. A ``secret`` that all clients hold and
-the server does not, if there is one, enters the keys that seal the shares, together with both clients' public keys; a client
-masks its vector with those alone whose shares it could open, so a server that swaps keys for its own learns nothing.
+Masks are ChaCha20 streams, keys are agreed on by X25519 and derived by HKDF-SHA256. A ``secret`` that all clients hold
+and the server does not, if there is one, enters the keys that seal the shares, together with both clients' public keys;
+a client masks its vector with those alone whose shares it could open, so a server that swaps keys for its own learns
+nothing.
 """
 
 from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from cryptography.exceptions import InvalidTag
@@ -27,7 +29,7 @@ from numpy.typing import NDArray
 
 from simpe.federated.wire import Refused
 
-Masked = NDArray[np.uint32] | NDArray[np.uint64]
+Masked = NDArray[np.unsignedinteger[Any]]
 
 KEYS = 64  # bytes of a client's two public keys
 _PRIME = 2**521 - 1
@@ -65,7 +67,7 @@ def join(shares: Mapping[int, int]) -> bytes:
 
 
 class Party:
-    """A client in one release, at most once: keys, sealed shares, a masked vector, and shares of what is to be taken off.
+    """A client in one release: keys, sealed shares, a masked vector, and shares of what is to be taken off; each once.
 
     ``about`` names the release. A client is known by its public keys. ``threshold`` clients are to stay to the end.
     """
@@ -105,12 +107,12 @@ class Party:
         return sealed
 
     def mask(self, vector: NDArray[np.int64], bits: int) -> Masked:
-        """The vector modulo 2^bits under its own mask and those shared with whose shares were opened. Raises Refused."""
+        """The vector modulo 2^bits, under its own mask and the pairwise ones. Raises Refused."""
         if self._masked or len(self._held) < self.threshold:
             raise Refused("a vector was masked before, or there are no shares")
         self._masked = True
-        dtype: type[np.uint32] | type[np.uint64] = np.uint32 if bits == 32 else np.uint64
-        total = vector.astype(np.uint64).astype(dtype) + stream(self._seed, len(vector), dtype)
+        dtype: type[np.unsignedinteger[Any]] = np.uint32 if bits == 32 else np.uint64
+        total: Masked = vector.astype(np.uint64).astype(dtype) + stream(self._seed, len(vector), dtype)
         for other in self._held:
             if other != self.keys:
                 pair = stream(self._agree(other), len(vector), dtype)
@@ -168,7 +170,7 @@ def pair_key(shared: bytes, about: str, one: bytes, other: bytes) -> bytes:
     return derive(shared, b"", f"mask {about}", min(one, other) + max(one, other))
 
 
-def stream(key: bytes, n: int, dtype: type[np.uint32] | type[np.uint64]) -> Masked:
+def stream(key: bytes, n: int, dtype: type[np.unsignedinteger[Any]]) -> Masked:
     """n uniform numbers from a key that is used once."""
     size = n * np.dtype(dtype).itemsize
     encryptor = Cipher(algorithms.ChaCha20(key, bytes(16)), mode=None).encryptor()

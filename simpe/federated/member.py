@@ -92,14 +92,14 @@ class _Rows:
 class Member:
     """A client of a federation, with rows that never leave it.
 
-    ``config`` is what all have agreed on, ``inputs`` are its own rows. ``budget`` is what this client may spend on them,
-    all runs together (default: that of the agreement), and ``ledger`` the file that remembers it. ``secret`` is what all
-    clients share and the server does not (see :mod:`simpe.federated.masks`).
+    ``config`` is what all have agreed on, ``inputs`` are its own rows. ``budget`` is what this client may spend on
+    them, all runs together (default: that of the agreement), and ``ledger`` the file that remembers it. ``secret`` is
+    what all clients share and the server does not (see :mod:`simpe.federated.masks`).
 
-    **Guarantee.** Whatever the server asks, what :meth:`answer` returns is within the budget, by the client's own ledger,
-    which charges before it answers: in the model ``local`` against everybody; in ``distributed`` against whoever sees sums
-    over ``survivors`` clients alone, ``honest`` of which added their noise; in ``central`` against whoever sees what the
-    server releases, if it adds the noise that it announced.
+    **Guarantee.** Whatever the server asks, what :meth:`answer` returns is within the budget, by the client's own
+    ledger, which charges before it answers: in the model ``local`` against everybody; in ``distributed`` against
+    whoever sees sums over ``survivors`` clients alone, ``honest`` of which added their noise; in ``central`` against
+    whoever sees what the server releases, if it adds the noise that it announced.
 
     Raises InputError for a configuration without a federation, no rows, too many, or a ledger of other data.
     """
@@ -158,7 +158,8 @@ class Member:
                 why = "it cannot answer that"
                 self._told(str(error))
             except Exception as error:
-                # Whatever it is, it may have to do with the rows: the operator is told its kind, and the server nothing.
+                # Whatever it is, it may have to do with the rows: the operator is told its kind, and the server
+                # nothing.
                 why = "it cannot answer that"
                 self._told(f"{type(error).__name__} while answering")
             self._told(f"refused: {why}")
@@ -183,8 +184,9 @@ class Member:
         """Commit to the plan of a run, once; nothing of it is ever given back."""
         run = _run(message)
         classes, planned = message.fields.get("classes"), message.fields.get("plan")
-        named = isinstance(classes, list) and all(isinstance(name, str) for name in classes)
-        if not named or not isinstance(planned, dict) or not 0 < len(planned) <= MOST_RELEASES:
+        if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
+            raise Refused("a message lacks classes or plan")
+        if not isinstance(planned, dict) or not 0 < len(planned) <= MOST_RELEASES:
             raise Refused("a message lacks classes or plan")
         door = self._door
         door.declare(classes)
@@ -299,7 +301,7 @@ class Member:
 
 
 class Room:
-    """Members in this process: an exchange (see :mod:`simpe.federated.door`) that needs no network, to try things with."""
+    """Members in this process: an exchange (see :mod:`simpe.federated.door`) that needs no network."""
 
     def __init__(self, members: Sequence[Member]):
         self._members = {str(number): member for number, member in enumerate(members)}
@@ -337,5 +339,3 @@ def _run(message: Message) -> str:
 
 def _rows(parts: Sequence[bytes], width: int) -> NDArray[np.uint8]:
     return np.frombuffer(b"".join(parts), np.uint8).reshape(-1, width)
-
-

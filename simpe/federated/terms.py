@@ -23,11 +23,11 @@ _ROUNDED = 1 + 1e-12
 class Federation(BaseModel):
     """Who is trusted with what, and how many there are.
 
-    ``trust`` is ``central`` (the server sees every client's votes, and adds the noise), ``distributed`` (each client adds
-    a share of the noise, and the server sees the masked sum alone) or ``local`` (each client adds all of the noise, and
-    need not trust anybody). ``unit`` is a ``row`` or a whole ``client``. ``clients`` take part; ``dropouts`` of them, at
-    most, may fall silent in a release, and ``colluders``, at most, tell the server all that they know (the distributed
-    model counts the noise of none of these). ``rows`` of a client take part, at most.
+    ``trust`` is ``central`` (the server sees every client's votes, and adds the noise), ``distributed`` (each client
+    adds a share of the noise, and the server sees the masked sum alone) or ``local`` (each client adds all of the
+    noise, and need not trust anybody). ``unit`` is a ``row`` or a whole ``client``. ``clients`` take part; ``dropouts``
+    of them, at most, may fall silent in a release, and ``colluders``, at most, tell the server all that they know (the
+    distributed model counts the noise of none of these). ``rows`` of a client take part, at most.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)

@@ -34,9 +34,10 @@ class Message:
     def pack(self) -> bytes:
         """The message in bytes."""
         arrays = {name: np.ascontiguousarray(array) for name, array in self.arrays.items()}
-        shapes = [[name, f"{a.dtype.kind}{a.dtype.itemsize}", list(a.shape)] for name, a in arrays.items()]
+        kinds = {name: f"{a.dtype.kind}{a.dtype.itemsize}" for name, a in arrays.items()}
+        shapes = [[name, kinds[name], list(a.shape)] for name, a in arrays.items()]
         header = json.dumps({"kind": self.kind, "fields": dict(self.fields), "arrays": shapes}).encode()
-        parts = [a.astype(_KINDS[kind], copy=False).tobytes() for (_, kind, _), a in zip(shapes, arrays.values(), strict=True)]
+        parts = [a.astype(_KINDS[kinds[name]], copy=False).tobytes() for name, a in arrays.items()]
         return b"".join([len(header).to_bytes(4, "big"), header, *parts])
 
     @classmethod

@@ -23,9 +23,9 @@ Two ways of counting, both valid under adaptive composition when the noise scale
 The table sampler cuts its tails. On the outputs that remain, P'(x) / Q'(x) is unchanged, since both are divided
 by the same constant; what P' can reach and Q' cannot has mass <= TAIL a release, and the conditioning scales the
 rest by at most 1 / (1 - TAIL). So delta' <= delta * (1 + 2 * TAIL * releases) + 2 * TAIL * releases: added below.
-What is cut off many draws that are added up (at most 2^40 a release: bins times parties) is counted by total variation: the
-cuts have nothing to do with the data, so each of the two laws moves by eta <= 2^40 SKELLAM_TAIL, and delta by
-(1 + exp(epsilon)) eta.
+What is cut off many draws that are added up (at most 2^40 a release: bins times parties) is counted by total variation:
+the cuts have nothing to do with the data, so each of the two laws moves by eta <= 2^40 SKELLAM_TAIL, and delta by (1 +
+exp(epsilon)) eta.
 """
 
 from __future__ import annotations
@@ -119,8 +119,8 @@ class Charge:
 
         Skellam noise of variance m has a Renyi divergence of order alpha of at most
         alpha D2^2 / (2 m) + ((2 alpha - 1) D2^2 + 6 D1) / (4 m^2) for whole alpha > 1, where D1 and D2 are the
-        sensitivities in L1 and L2 (Agarwal, Kairouz and Liu, NeurIPS 2021, "The Skellam mechanism", Thm. 3.5). Here D2 is
-        S, and D1 is at most S^2, as entries are whole; so it is at most alpha S^2 / (2 m) (1 + 7 / (2 m)).
+        sensitivities in L1 and L2 (Agarwal, Kairouz and Liu, NeurIPS 2021, "The Skellam mechanism", Thm. 3.5). Here D2
+        is S, and D1 is at most S^2, as entries are whole; so it is at most alpha S^2 / (2 m) (1 + 7 / (2 m)).
         """
         own = self.sensitivity**2 / (2 * self.sigma**2) * (1 + _MARGIN)
         return own * (1 + 3.5 / self.sigma**2) if self.law == "skellam" else own
@@ -128,11 +128,11 @@ class Charge:
 
 def resolution(noise_multiplier: float) -> int:
     """S for a release where a unit spreads its vote over many bins: a power of two, 1024 or what the sampler bears."""
-    return 2 ** int(math.log2(min(_LARGEST_SCALE, max(1.0, MAX_SIGMA / noise_multiplier))))
+    return 1 << int(math.log2(min(_LARGEST_SCALE, max(1.0, MAX_SIGMA / noise_multiplier))))
 
 
 def charge_of(noise_multiplier: float, one_bin: bool, law: Law = "discrete gaussian") -> Charge:
-    """What a release is charged at this noise multiplier; a many-bin one as if S were 1, which is all the same there."""
+    """What a release is charged at this noise multiplier; as if S were 1 where that is all the same."""
     if law == "skellam":
         size = resolution(noise_multiplier)
         return Charge(noise_multiplier * size, size, False, law)

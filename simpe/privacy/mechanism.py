@@ -12,8 +12,8 @@ accounted for:
   of at most 1 + 2^-78, far below the margin by which accounting rounds against itself. (Small noise has very small
   probabilities: 192 bits would give 0 to some of them, and a ratio of infinity.)
 
-Noise that several parties add up has Skellam's law, the difference of two Poisson variables of one mean, because a sum of
-such variables is one again (a sum of discrete Gaussians is not discrete Gaussian). It is drawn in the same way.
+Noise that several parties add up has Skellam's law, the difference of two Poisson variables of one mean, because a sum
+of such variables is one again (a sum of discrete Gaussians is not discrete Gaussian). It is drawn in the same way.
 """
 
 from __future__ import annotations
@@ -93,9 +93,9 @@ def _table(sigma: float, bound: int, lead: int) -> tuple[NDArray[np.uint64], byt
 def _skellam_table(variance: float, bound: int, lead: int) -> tuple[NDArray[np.uint64], bytes]:
     """Like :func:`_table`, for Skellam's law: mass(m) is proportional to the Bessel function I_m(variance).
 
-    The ratios r_m = I_m / I_(m-1) follow downwards from r_(m-1) = 1 / (2 (m - 1) / variance + r_m) (Gautschi, SIAM Review
-    1967). That damps whatever it began with by r^2 a step, so it is begun so far out that nothing is left of it; each
-    truncation then loses a unit in the last of the guard bits, as above.
+    The ratios r_m = I_m / I_(m-1) follow downwards from r_(m-1) = 1 / (2 (m - 1) / variance + r_m) (Gautschi, SIAM
+    Review 1967). That damps whatever it began with by r^2 a step, so it is begun so far out that nothing is left of it;
+    each truncation then loses a unit in the last of the guard bits, as above.
     """
     exact = Fraction(variance)
     # -log of the smallest mass, or more: that of Debye's expansion, with two nats to spare.
@@ -169,8 +169,8 @@ def _skellam_nats(t: int, variance: float) -> float:
 def skellam(variance: float, n: int, *, words: Words = secrets.token_bytes, lead: int = 64) -> NDArray[np.int64]:
     """n independent draws of Skellam noise of this variance, int64: the difference of two Poisson variables.
 
-    Sums of independent draws are Skellam noise of the sum of the variances, up to ``SKELLAM_TAIL`` a draw. ``words`` and
-    ``lead`` as in :func:`discrete_gaussian`.
+    Sums of independent draws are Skellam noise of the sum of the variances, up to ``SKELLAM_TAIL`` a draw. ``words``
+    and ``lead`` as in :func:`discrete_gaussian`.
 
     Raises ValueError unless 1 <= variance <= MAX_SIGMA^2.
     """
