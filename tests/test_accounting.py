@@ -8,6 +8,7 @@ import pytest
 from dp_accounting.pld import privacy_loss_distribution as pld
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.special import ive, logsumexp
 
 from simpe.privacy import accounting
 from simpe.privacy.accounting import Budget, Charge, calibrate, delta_of, delta_of_zcdp, epsilon_of
@@ -313,3 +314,67 @@ def test_a_charge_needs_a_positive_scale_and_an_integer_sensitivity(bad):
 def test_a_sensitivity_that_is_no_integer_is_refused(sensitivity):
     with pytest.raises(ValueError, match="sensitivity"):
         Charge(1.0, sensitivity, one_bin=False)
+
+
+def skellam_pair(variance, shift):
+    """log P(X = x) and log P(X + shift = x) for Skellam noise, by SciPy's Bessel functions."""
+    x = np.arange(-math.ceil(12 * variance**0.5) - 20, math.ceil(12 * variance**0.5) + 21 + shift)
+    with np.errstate(divide="ignore"):
+        mine, theirs = np.log(ive(x, variance)), np.log(ive(x - shift, variance))
+    held = np.isfinite(mine) & np.isfinite(theirs)
+    return mine[held], theirs[held]
+
+
+@pytest.mark.parametrize("variance", [4.0, 64.0, 3600.0])
+@pytest.mark.parametrize("shift", [1, 5, 16])
+def test_skellam_noise_diverges_no_more_than_is_charged(variance, shift):
+    """The exact Renyi divergence in one dimension; that of several bins is a sum over them."""
+    mine, theirs = skellam_pair(variance, shift)
+    charged = Charge(variance**0.5, shift, False, "skellam").rho
+    ratios = [logsumexp(a * theirs + (1 - a) * mine) / (a - 1) / (a * charged) for a in (2, 3, 5, 8, 16)]
+    assert max(ratios) <= 1
+    assert max(ratios) * 2 > 1 or variance < 2 * shift  # and what is charged is no idle bound
+    twin = Charge((2 * variance) ** 0.5, shift, False, "skellam").rho  # as if there were twice the noise
+    assert max(ratios) * charged / twin > 1 or variance < 2 * shift
+
+
+@pytest.mark.parametrize("noise_multiplier", [0.6, 2.0, 8.0])
+@pytest.mark.parametrize("releases", [1, 3])
+def test_delta_of_skellam_noise_is_above_the_exact_one_and_near(noise_multiplier, releases):
+    charge = Charge(noise_multiplier * 16, 16, False, "skellam")
+    epsilon = epsilon_of([charge] * releases, 1e-6)
+    mine, theirs = skellam_pair(charge.sigma**2, 16)
+    loss, mass = theirs - mine, np.exp(theirs)
+    if releases == 3:  # a convolution on a grid so fine that rounding down is below the difference
+        step = (loss.max() - loss.min()) / 20_000
+        index = np.floor((loss - loss.min()) / step).astype(int)
+        law = np.bincount(index, mass)
+        law = np.convolve(np.convolve(law, law), law)
+        loss, mass = 3 * loss.min() + step * np.arange(len(law)), law
+    found = np.sum(mass[loss > epsilon] * -np.expm1(epsilon - loss[loss > epsilon]))
+    assert found <= 1e-6
+    assert found > 1e-6 / 100
+    half = np.sum(mass[loss > epsilon / 2] * -np.expm1(epsilon / 2 - loss[loss > epsilon / 2]))
+    assert half > 1e-6  # the twin: half of that epsilon would be a lie
+
+
+@pytest.mark.parametrize("epsilon", [0.1, 1.0, 10.0, 50.0])
+def test_calibrated_skellam_noise_spends_the_budget_and_no_more(epsilon):
+    budget = Budget(epsilon, 1e-6)
+    noise = calibrate(budget, [1, 2, 2], law="skellam")
+    charges = [accounting.charge_of(z, False, "skellam") for z in noise]
+    assert 0.99e-6 < delta_of(charges, epsilon) <= 1e-6
+    gaussian = calibrate(budget, [1, 2, 2], one_bin=False)
+    assert 1 <= noise[0] / gaussian[0] < 1.02  # at this resolution it costs hardly more
+
+
+def test_only_whole_orders_count_for_skellam_noise():
+    for rho, epsilon in ((0.02, 1.0), (1.0, 8.0), (3.0, 6.0)):
+        assert delta_of_zcdp(rho, epsilon, whole=True) >= delta_of_zcdp(rho, epsilon)
+    assert delta_of_zcdp(1.0, 8.0, whole=True) > delta_of_zcdp(1.0, 8.0) * 1.0001
+
+
+@pytest.mark.parametrize("bad", [(1.0, 1, True, "skellam"), (1.0, 1, False, "normal")])
+def test_a_law_that_is_not_accounted_for_is_refused(bad):
+    with pytest.raises(ValueError, match="law"):
+        Charge(*bad)

@@ -17,7 +17,16 @@ import torch
 from scipy import stats
 
 from simpe.privacy import mechanism
-from simpe.privacy.mechanism import FINEST, MAX_SIGMA, TAIL, discrete_gaussian, support
+from simpe.privacy.mechanism import (
+    FINEST,
+    MAX_SIGMA,
+    SKELLAM_TAIL,
+    TAIL,
+    discrete_gaussian,
+    skellam,
+    skellam_support,
+    support,
+)
 
 ALARM = 1e-8
 SIGMAS = [0.3, 1.0, 3.7306, 40.0]
@@ -211,3 +220,53 @@ def test_a_scale_that_the_table_cannot_hold_is_refused(sigma):
 def test_no_draws_are_no_draws():
     assert discrete_gaussian(1.0, 0).shape == (0,)
     assert discrete_gaussian(1.0, 7).dtype == np.int64
+
+
+def p_value_of_skellam(draws, variance):
+    """Chi-square of the draws against SciPy's law; cells that expect fewer than 25 draws are pooled."""
+    x = np.arange(-60, 61) if variance < 100 else np.arange(-200, 201)
+    expected = stats.skellam.pmf(x, variance / 2, variance / 2) * len(draws)
+    core, kept = x[expected >= 25], expected[expected >= 25]
+    observed = np.append([np.sum(draws == v) for v in core], np.sum(~np.isin(draws, core)))
+    kept = np.append(kept, len(draws) - kept.sum())
+    return stats.chi2.sf(np.sum((observed - kept) ** 2 / kept.clip(1)), len(core))
+
+
+@pytest.mark.parametrize("lead", [64, 4])
+@pytest.mark.parametrize("variance", [1.0, 3.3, 400.0])
+def test_skellam_draws_follow_the_law_and_those_of_another_do_not(variance, lead):
+    n = 200_000 if lead == 64 else 20_000
+    assert p_value_of_skellam(skellam(variance, n, lead=lead), variance) > ALARM
+    for wrong in (4 / 9 * variance, 9 / 4 * variance):
+        other = skellam(wrong, n, lead=lead) if wrong >= 1 else np.zeros(n)
+        assert p_value_of_skellam(other, variance) < ALARM
+    if variance < 4:  # of the same variance, but lighter tails
+        assert p_value_of_skellam(discrete_gaussian(variance**0.5, 200_000), variance) < ALARM
+
+
+def test_a_sum_of_skellam_shares_is_skellam_and_one_share_less_is_not():
+    shares = [skellam(2.5, 200_000) for _ in range(10)]
+    assert p_value_of_skellam(np.sum(shares, axis=0), 25.0) > ALARM
+    assert p_value_of_skellam(np.sum(shares[1:], axis=0), 25.0) < ALARM
+
+
+@pytest.mark.parametrize("variance", [1.0, 3.3, 100.0])
+def test_no_skellam_probability_is_off_by_more_than_the_margin(variance):
+    reach = skellam_support(variance)
+    leading, stored = mechanism._skellam_table(variance, reach, 64)
+    size = len(stored) // len(leading)
+    function = [int.from_bytes(stored[i * size : (i + 1) * size], "big") for i in range(reach)]
+    with mpmath.workdps(100):
+        scale = mpmath.exp(-mpmath.mpf(variance))
+        exact = [scale * mpmath.besseli(m, mpmath.mpf(variance)) * (1 if m == 0 else 2) for m in range(reach + 1)]
+        for m in range(reach):
+            mass = mpmath.mpf(function[m] - (function[m - 1] if m else 0)) / mpmath.mpf(2) ** (8 * size)
+            assert abs(mass / exact[m] - 1) < mpmath.mpf(2) ** -78
+        beyond = 1 - mpmath.fsum(exact)
+        assert 0 < beyond < SKELLAM_TAIL
+
+
+@pytest.mark.parametrize("variance", [0.5, math.inf, math.nan, 2 * MAX_SIGMA**2])
+def test_a_variance_that_the_table_cannot_hold_is_refused(variance):
+    with pytest.raises(ValueError, match="variance"):
+        skellam(variance, 1)

@@ -13,7 +13,7 @@ from simpe.config import RunConfig
 from simpe.errors import InputError
 from simpe.federated import terms
 from simpe.federated.masks import KEYS, SEALED, unmask
-from simpe.federated.member import FederatedData, name_of
+from simpe.federated.member import FederatedData, name_of, name_of_question
 from simpe.federated.wire import Message, Refused
 from simpe.privacy.accounting import Budget, Charge
 from simpe.privacy.ledger import Ledger, Plan, Record
@@ -77,13 +77,15 @@ class Clients(Shards):
         names = self.names if only is None else only
         own = {"agreement": self.agreement, **(fields or {})}
         answers, why = {}, []
-        for name, data in self.exchange.ask({n: Message(kind, own, arrays(n)).pack() for n in names}).items():
+        questions = {name: Message(kind, own, arrays(name)).pack() for name in names}
+        for name, data in self.exchange.ask(questions).items():
             try:
                 message = Message.unpack(data)
+                if name not in questions or message.text("to") != name_of_question(questions[name]):
+                    raise Refused("an answer came late, or to nothing")
                 if message.kind == "refused":
                     raise Refused(message.text("why"))
-                if name in names:
-                    answers[name] = message
+                answers[name] = message
             except Refused as error:
                 why.append(str(error))
         self.enough(len(answers), why)

@@ -148,7 +148,8 @@ class Member:
                     raise Refused("there is no such question")
                 if message.text("agreement") != self.digest:
                     raise Refused("the agreement is another one; give all the same configuration and version")
-                return _ANSWERS[message.kind](self, message).pack()
+                found = _ANSWERS[message.kind](self, message)
+                return Message(found.kind, {**found.fields, "to": name_of_question(data)}, found.arrays).pack()
             except Refused as error:
                 why = str(error)
             except BudgetExceeded as error:
@@ -163,7 +164,7 @@ class Member:
                 why = "it cannot answer that"
                 self._told(f"{type(error).__name__} while answering")
             self._told(f"refused: {why}")
-            return Message("refused", {"why": why}).pack()
+            return Message("refused", {"why": why, "to": name_of_question(data)}).pack()
 
     # --- the answers
 
@@ -323,6 +324,11 @@ _ANSWERS: dict[str, Callable[[Member, Message], Message]] = {
     "vote": Member._vote,
     "unmask": Member._unmask,
 }
+
+
+def name_of_question(data: bytes) -> str:
+    """Ties an answer to its question, so that one that comes late answers no other."""
+    return hashlib.sha256(data).hexdigest()
 
 
 def name_of(embedder: Embedder) -> str:
