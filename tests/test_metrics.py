@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -393,6 +397,20 @@ def test_mauve_is_one_of_like_sets_and_falls_with_the_distance() -> None:
     assert evaluate(x, None, y, None)["mauve"] > 0.9
     with pytest.raises(ValueError, match="two sets"):
         mauve(x, y[:, :3])
+
+
+@pytest.mark.parametrize("twin", [False, True])
+def test_mauve_is_imported_when_its_figure_is_asked_for_and_not_before(tmp_path: Path, twin: bool) -> None:
+    (tmp_path / "mauve.py").write_text("raise SystemExit('imported')")  # in place of the package
+    program = "import numpy as np, simpe.cli, simpe.metrics.mauve as m; assert m.installed()"
+    if twin:
+        program += "; m.mauve(np.eye(3), np.eye(3))"
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=os.environ | {"PYTHONPATH": str(tmp_path)}, capture_output=True, text=True,
+        check=False,
+    )  # fmt: skip
+    assert ("imported" in done.stderr) is twin, done.stderr
+    assert (done.returncode == 0) is not twin
 
 
 def test_without_the_extra_there_is_no_mauve(monkeypatch: pytest.MonkeyPatch) -> None:
