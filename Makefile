@@ -23,8 +23,8 @@ run: .venv/run.stamp  ## Make DP digits and a DP capture at epsilon 1, from what
 	@echo "$(TRAFFIC)/release/synthetic.pcap, and read the certificate.json beside them."
 
 test: .venv/dev.stamp lint types  ## Check style, types and behaviour
-	@echo "Tests (about twenty minutes on two cores)"
-	$(BIN)/python -m pytest $(ARGS)
+	@echo "Tests (about fifteen minutes on two cores)"
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile $(ARGS)
 	@echo "All tests passed."
 
 fuzz: .venv/dev.stamp  ## Damage captures in 20,000 ways and read them (some minutes)
