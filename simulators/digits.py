@@ -1,9 +1,9 @@
 """Handwritten digits (and any other characters), drawn from typefaces and pen strokes.
 
 Each sample is one glyph, held as a signed distance field, bent by a biquadratic free-form deformation
-(Sederberg and Parry, SIGGRAPH 1986), drawn with a pen of some width, scaled into the frame and centred by its
-mass, as the digits of MNIST are (LeCun et al., 1998). All arithmetic is element by element, or on whole
-numbers, so that a sample does not depend on the batch that it is drawn in.
+(Sederberg and Parry, SIGGRAPH 1986), drawn with a pen of some width, scaled to a box of whole pixels and moved by
+whole pixels to where its mass is centred, as the digits of MNIST are (LeCun et al., 1998). All arithmetic is element
+by element, or on whole numbers, so that a sample does not depend on the batch that it is drawn in.
 """
 
 from __future__ import annotations
@@ -137,10 +137,11 @@ class Digits:
         # The ink's larger side fits the frame; its centre of mass is the frame's, or as near as keeps it inside.
         left, right = _extent(page.amax(1), pen)
         top, bottom = _extent(page.amax(2), pen)
-        zoom = p["scale"] * torch.minimum(inner_height / (bottom - top), inner_width / (right - left))
+        zoom = _whole(p["scale"], max(inner_height, inner_width) / fine)
+        zoom *= torch.minimum(inner_height / (bottom - top), inner_width / (right - left))
         mass = _ink(page, torch.full_like(pen, side / (2 * _PAGE)))
-        across = _line(_within(_mean(mass.sum(1)), left, right, width / zoom), width, zoom)
-        down = _line(_within(_mean(mass.sum(2)), top, bottom, height / zoom), height, zoom)
+        across = _line(_within(_mean(mass.sum(1)), left, right, width, zoom, fine), width, zoom)
+        down = _line(_within(_mean(mass.sum(2)), top, bottom, height, zoom, fine), height, zoom)
 
         shape = (len(page), height, width)
         grid = torch.stack([across[:, None, :].expand(shape), down[:, :, None].expand(shape)], dim=1)
@@ -226,6 +227,15 @@ def _mean(mass: Tensor) -> Tensor:
     return (whole * twice).sum(1).float() / whole.sum(1).clamp(min=1).float() * (_PAGE / side)
 
 
-def _within(centre: Tensor, low: Tensor, high: Tensor, length: Tensor) -> Tensor:
-    """The centre of a frame of some length, moved as little as keeps low..high inside it."""
-    return torch.maximum(high - length / 2, torch.minimum(low + length / 2, centre))
+def _whole(x: Tensor, unit: float) -> Tensor:
+    """The nearest multiple of 1 / unit."""
+    return (x * unit).round() / unit
+
+
+def _within(centre: Tensor, low: Tensor, high: Tensor, pixels: int, zoom: Tensor, fine: int) -> Tensor:
+    """The centre of a frame of so many pixels, moved as little as keeps low..high inside it and lets low fall between
+    two pixels, or two groups of ``fine`` pixels."""
+    half = pixels / zoom / 2
+    centre = torch.maximum(high - half, torch.minimum(low + half, centre))
+    begins = (low - centre + half) * zoom / fine
+    return centre + (begins - begins.round()) * fine / zoom

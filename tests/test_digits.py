@@ -83,12 +83,26 @@ def test_every_digit_has_ink_in_the_frame_and_is_centred_by_mass(seed, margin):
     for axis in (1, 2):
         mass = images.sum(axis)
         off = (mass * pixel).sum(1) / mass.sum(1)
-        # Ink is off the centre only where it would leave the frame otherwise: it touches the other side. (Where a glyph
-        # is bent most, its reach is known to a few pixels only.)
+        # Whole pixels leave the mass half of one off the centre. It is further off only where ink would leave the frame
+        # otherwise: it touches the other side. (Where a glyph is bent most, its reach is known to a few pixels only.)
         edge = torch.where(off < 0, mass[:, -2:].amax(1), mass[:, :2].amax(1))
-        assert ((off.abs() < 0.7) | (edge > 0)).double().mean() > 0.95
+        assert ((off.abs() < 1.2) | (edge > 0)).double().mean() > 0.95
         if margin >= 0.1:  # with room to move
-            assert off.abs().mean() < 0.25
+            assert off.abs().mean() < 0.45
+
+
+@pytest.mark.parametrize("scale", [0.92, 0.96, 1.0])
+def test_ink_fills_whole_pixels(scale):
+    simulator, n = Digits(), 400
+    p = draw(simulator, n) | {"softness": torch.full((n,), 0.8), "pen": torch.full((n,), 0.2)}
+    p |= {"warp": torch.zeros(n, 18), "scale": torch.full((n,), scale)}
+    images = simulator.render(p).double()
+    for box in images.amax(2), images.amax(1):
+        first = (box >= 64).double().argmax(1)  # a side of the box between two pixels leaves one of them half bright
+        before = box.gather(1, first[:, None] - 1)
+        assert (before == 0).double().mean() > 0.8
+    side = torch.maximum((images.amax(2) >= 64).sum(1), (images.amax(1) >= 64).sum(1))
+    assert (side == round(20 * scale)).double().mean() > 0.8
 
 
 @pytest.mark.parametrize("margin", [0.0, 4 / 28])
