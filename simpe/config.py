@@ -10,7 +10,7 @@ import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from simpe.errors import InputError
-from simpe.federated.terms import Federation
+from simpe.federated.terms import MOST_EPSILON, Federation
 from simpe.privacy.accounting import LARGEST_EPSILON, SMALLEST_DELTA, SMALLEST_EPSILON, Relation
 from simpe.scheduling import MAX_STEPS, Strategy
 
@@ -100,6 +100,8 @@ class RunConfig(BaseModel):
             raise ValueError("private is missing: name the private rows")
         if self.private and self.federation is not None:
             raise ValueError("private: the rows of a federation are its clients'; leave it out")
+        if self.federation is not None and self.federation.trust == "distributed" and self.epsilon > MOST_EPSILON:
+            raise ValueError(f"--epsilon: noise in shares is accounted for up to {MOST_EPSILON:g}; use less")
         if self.unit is None and self.k != 1:
             raise ValueError("--k caps the rows of a unit: name the column with --unit too")
         if self.ledger is not None and self.ledger.resolve().is_relative_to(self.out.resolve()):

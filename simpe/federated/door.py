@@ -27,8 +27,9 @@ TRUST = {
     "central": "The server is trusted: it sees the exact votes of each client, and adds the noise to their sum. What "
     "is covered is what others see of the release.",
     "distributed": "The server is trusted to follow the protocol, and with nothing else: it sees the sum of the "
-    "clients' votes alone, which holds noise from each of them. A server that gives clients false keys of one another "
-    "sees single vectors with a share of the noise each, unless the clients hold a secret that it does not.",
+    "clients' votes alone, which holds noise from each of them. A server that makes clients up, or gives them false "
+    "keys of one another, sees single vectors with a share of the noise each, unless the clients hold a secret that it "
+    "does not.",
     "local": "Nobody is trusted: each client adds all of the noise to its own votes before they leave it.",
 }
 _SECRET_SIZES = (
@@ -309,7 +310,7 @@ def _schema(message: Message, units: str | None) -> Schema:
             raise TypeError
         return Schema(
             "one client", shape, dtype, labels, units, None if classes is None else tuple(map(str, classes)),
-            tuple(str(line)[:500] for line in fields["caveats"]),
+            tuple(str(line)[:500] for line in fields["caveats"][:20]),
         )  # fmt: skip
     except (KeyError, TypeError, ValueError, AttributeError):
         raise InputError("a client says what cannot be of its rows; give all the same version") from None

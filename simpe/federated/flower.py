@@ -27,6 +27,7 @@ from simpe.errors import InputError
 
 APP = Path(__file__).parent / "app"
 PATIENCE = 120.0  # seconds for Flower to start
+LONGEST = 2**32  # bytes of a message
 _QUIET = {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1"}
 
 
@@ -49,8 +50,11 @@ def send(connection: socket.socket, data: bytes) -> None:
 
 
 def receive(connection: socket.socket) -> bytes:
-    """One frame. Raises ConnectionError where the other end is gone."""
-    return _exactly(connection, int.from_bytes(_exactly(connection, 8), "big"))
+    """One frame. Raises ConnectionError where the other end is gone, or says more than LONGEST bytes."""
+    size = int.from_bytes(_exactly(connection, 8), "big")
+    if size > LONGEST:
+        raise ConnectionError("a message is too long")
+    return _exactly(connection, size)
 
 
 def _exactly(connection: socket.socket, size: int) -> bytes:

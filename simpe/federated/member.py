@@ -132,7 +132,7 @@ class Member:
             k=self.federation.rows if whole else 1,
             ledger=None if ledger is None else str(ledger),
         )
-        self._secret, self._told = secret, told
+        self._secret, self._told, self._classes = secret, told, config.classes
         self._party: tuple[str, Party] | None = None
         self._lock = threading.Lock()
 
@@ -190,6 +190,8 @@ class Member:
         if not isinstance(planned, dict) or not 0 < len(planned) <= MOST_RELEASES:
             raise Refused("a message lacks classes or plan")
         door = self._door
+        if self._classes is not None and door.has_labels and classes != list(self._classes):
+            raise Refused("other classes were agreed on")
         door.declare(classes)
         if door.classes != tuple(classes):
             raise Refused("other classes were declared before")

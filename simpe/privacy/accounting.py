@@ -119,7 +119,7 @@ class Charge:
 
         Skellam noise of variance m has a Renyi divergence of order alpha of at most
         alpha D2^2 / (2 m) + ((2 alpha - 1) D2^2 + 6 D1) / (4 m^2) for whole alpha > 1, where D1 and D2 are the
-        sensitivities in L1 and L2 (Agarwal, Kairouz and Liu, NeurIPS 2021, "The Skellam mechanism", Thm. 3.5). Here D2
+        sensitivities in L1 and L2 (Agarwal, Kairouz and Liu, NeurIPS 2021, "The Skellam mechanism"). Here D2
         is S, and D1 is at most S^2, as entries are whole; so it is at most alpha S^2 / (2 m) (1 + 7 / (2 m)).
         """
         own = self.sensitivity**2 / (2 * self.sigma**2) * (1 + _MARGIN)
