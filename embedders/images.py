@@ -182,8 +182,8 @@ def _along(x: Tensor, dim: int, band: Band) -> Tensor:
     total: Tensor | None = None
     for index, weight in band:
         term = x.index_select(dim, torch.tensor(index, device=x.device))
-        term = term * torch.tensor(weight, device=x.device).reshape(shape)
-        total = term if total is None else total + term
+        term.mul_(torch.tensor(weight, device=x.device).reshape(shape))
+        total = term if total is None else total.add_(term)
     assert total is not None
     return total
 

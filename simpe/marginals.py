@@ -13,11 +13,15 @@ Private Data Release" (NeurIPS 2012). Here the support is what Private Evolution
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from scipy.optimize import minimize
 from torch import Tensor
 
 from simpe.errors import InputError
@@ -140,7 +144,7 @@ def fit(
     Minimises sum (N M w - counts)^2 / (2 noise^2) + max(0.05, 1 / noise) N KL(w, base) over the weights w, where M w
     are their marginals and N the number of rows (the first count). So a count moves its cell e-fold only where it
     stands a standard deviation off, however small the noise; without that, many empty cells share out what noise adds
-    to them. Solved in the dual, where each bin has one number, by at most 100 steps of L-BFGS. All of it is
+    to them. Solved in the dual, where each bin has one number, by at most 100 steps of L-BFGS, on the CPU. All of it is
     post-processing.
     """
     classes = asked.sizes[LABEL]
@@ -160,26 +164,31 @@ def fit(
         parts.append((index, table.reshape(-1, classes if LABEL in names else 1)[reached]))
 
     log_base = (believed / believed.sum()).double().log()
-    tilts = [torch.zeros_like(table, requires_grad=True) for _, table in parts]
-    solver = torch.optim.LBFGS(tilts, max_iter=_TURNS, history_size=10, tolerance_grad=0, line_search_fn="strong_wolfe")
+    lengths, turns = [table.numel() for _, table in parts], itertools.count(1)
 
-    def log_weights() -> Tensor:
-        tilted = log_base
-        for (index, _), tilt in zip(parts, tilts, strict=True):
-            tilted = tilted + tilt[index]
-        return tilted
+    def tilted(flat: NDArray[np.float64]) -> tuple[list[Tensor], Tensor]:
+        """The numbers of each set's bins, and the logarithms of the weights that they give, but for their sum."""
+        each = torch.split(torch.from_numpy(flat), lengths)
+        tilts = [tilt.view_as(table) for tilt, (_, table) in zip(each, parts, strict=True)]
+        log_weights = log_base.clone()
+        for tilt, (index, _) in zip(tilts, parts, strict=True):
+            log_weights += tilt[index]
+        return tilts, log_weights
 
-    def dual() -> Tensor:
-        solver.zero_grad()
-        loss = rows * log_weights().flatten().logsumexp(0)
-        for (_, table), tilt in zip(parts, tilts, strict=True):
+    def dual(flat: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+        """The objective and its gradient."""
+        tilts, log_weights = tilted(flat)
+        total = log_weights.flatten().logsumexp(0)
+        weights = (log_weights - total).exp()
+        loss, gradient = rows * total, []
+        for tilt, (index, table) in zip(tilts, parts, strict=True):
             loss = loss - (tilt * table).sum() + keep * noise**2 / 2 * tilt.square().sum()
-        loss.backward()  # type: ignore[no-untyped-call]
-        progress(min(len(turns), _TURNS), _TURNS)
-        turns.append(loss)
-        return loss
+            own = weights if table.shape[1] == classes else weights.sum(1, keepdim=True)
+            reached = torch.zeros_like(table).index_add_(0, index, own)
+            gradient.append((rows * reached - table + keep * noise**2 * tilt).flatten())
+        progress(min(next(turns), _TURNS), _TURNS)
+        return float(loss), torch.cat(gradient).numpy()
 
-    turns: list[Tensor] = []
-    solver.step(dual)  # type: ignore[no-untyped-call]
-    with torch.no_grad():
-        return log_weights().flatten().softmax(0).view_as(base)
+    options = {"maxiter": _TURNS, "maxcor": 10, "ftol": 0, "gtol": 0}
+    found = minimize(dual, np.zeros(sum(lengths)), jac=True, method="L-BFGS-B", options=options)
+    return tilted(found.x)[1].flatten().softmax(0).view_as(base)
