@@ -1,7 +1,7 @@
 """What a step costs, and how that grows: slopes of log time on log size, of rows, candidates, dimensions and steps.
 
 python benchmarks/cost.py            # a few minutes of one core
-python benchmarks/cost.py --repeats 5
+python benchmarks/cost.py rows steps --repeats 5
 
 Each is varied alone, over a factor of 8. A step is all of it: variation, rendering, embedding of candidates, votes,
 noise, ledger, selection. Time is the processor's, on one thread, so that other work on the machine says little in it.
@@ -53,14 +53,15 @@ def seconds(rows, candidates, dimensions, steps):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", nargs="*", choices=[*BASE, []], help="all of them, if none is named")
     parser.add_argument("--repeats", type=int, default=3)
-    repeats = parser.parse_args().repeats
+    options = parser.parse_args()
     torch.set_num_threads(1)
     seconds(1_000, 400, 64, 2)  # what is made once
-    for name in BASE:
+    for name in options.what or BASE:
         sizes, times = [BASE[name] * 2**i for i in range(4)], []
         for size in sizes:
-            found = [seconds(**(BASE | {name: size})) for _ in range(repeats)]
+            found = [seconds(**(BASE | {name: size})) for _ in range(options.repeats)]
             whole = [total for _, total in found]
             each = [step for steps, _ in found for step in steps]
             times.append(min(whole) if name == "steps" else min(each))

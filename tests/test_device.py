@@ -151,7 +151,7 @@ def test_a_device_that_cannot_be_used_is_one_line(name):
     if name != "mps" and torch.cuda.is_available():
         pytest.skip("there is a CUDA device here")
     with pytest.raises(InputError, match=rf"--device {name[:4].rstrip(':')}.*use --device cpu"):
-        runs._device(name)
+        runs.device_of(name)
     private = PrivateData(np.zeros((50, 32), np.float32), budget=Budget(1), noise=no_noise)
     with pytest.raises(InputError, match="use --device cpu"):
         evolve(Oscillator(), None, private, samples=10, device=name)

@@ -60,7 +60,10 @@ def draw(panels: list[dict[str, Any]], path: Path, title: str = "") -> None:
     """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(13, 7), layout="constrained")
+    figure = Figure(figsize=(13, 7))
+    figure.subplots_adjust(
+        left=0.055, right=0.99, top=0.9, bottom=0.05, wspace=0.22, hspace=0.75
+    )  # faster than a layout
     figure.suptitle(title or "Traffic: " + " (full) and ".join(panels[0]["series"]) + " (outlined)")
     for axis, panel in zip(figure.subplots(2, 3).ravel(), panels, strict=True):
         axis.set_title(panel["title"])
