@@ -1,7 +1,9 @@
 """Federations: members in this process answer the very bytes that they would answer over a network."""
 
+import gzip
 import hashlib
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,6 +22,7 @@ from simpe.privacy.accounting import Charge, charge_of
 from simpe.privacy.ledger import Ledger
 from simpe.privacy.mechanism import skellam_support
 from simpe.rows import Arrays
+from simpe.simulators import network
 
 STRATEGY = Strategy(start=5, places=6, children=2)
 PARTS = ((0, 20), (20, 61), (61, 90))
@@ -559,3 +562,29 @@ def test_altered_and_foreign_shares_are_refused():
     for everybody in (keys[1:], [*keys, keys[0]], keys[:1]):
         with pytest.raises(Refused):
             Party("about", 2, 3).seal(everybody)
+
+
+# --- other data than series
+
+
+def test_captures_by_device_make_one_synthetic_capture(tmp_path):
+    """Each client has the packets of some of the recorded capture's clients, and none of the others'."""
+    dpkt = pytest.importorskip("dpkt", reason="dpkt is missing: pip install dpkt")
+    pytest.importorskip("pyarrow", reason="pyarrow is missing: pip install pyarrow")
+    with gzip.open(Path(network.__file__).parent / "recorded" / "recorded.pcap.gz") as file:
+        packets = list(dpkt.pcap.Reader(file))
+    writers = [dpkt.pcap.Writer((tmp_path / f"{n}.pcap").open("wb")) for n in range(2)]
+    for time, raw in packets:
+        ip = dpkt.ethernet.Ethernet(raw).data
+        if isinstance(ip, dpkt.ip.IP):
+            writers[min(ip.src, ip.dst)[-1] % 2].writepkt(raw, time)
+    for writer in writers:
+        writer.close()
+    config = make_config(
+        simulator="network", unit="flow", epsilon=4.0, samples=50, steps=1, out=tmp_path / "run",
+        strategy=Strategy(start=3, places=20), federation={"trust": "local", "clients": 2, "rows": 100_000},
+    )  # fmt: skip
+    found = [commands.join(config, [str(tmp_path / f"{n}.pcap")], ledger=tmp_path / f"{n}.jsonl") for n in range(2)]
+    release = commands.start(config, Room(found))
+    assert len(release.samples) == 50
+    assert (tmp_path / "run" / "release" / "synthetic.pcap").is_file()
