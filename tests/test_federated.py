@@ -126,6 +126,16 @@ def test_every_model_makes_a_release_and_says_what_it_protects(tmp_path, trust, 
         assert charged == {c["release"]: {k: c[k] for k in Charge(1.0).__dict__} for c in certificate["charges"]}
 
 
+def test_the_relation_agreed_on_is_the_one_that_is_charged(tmp_path):
+    noise = {}
+    for relation in ("add_remove", "replace_one"):
+        config = agreement(tmp_path / relation, "distributed").model_copy(update={"relation": relation})
+        release = commands.start(config, Room(members(config)))
+        assert release.certificate["relation"] == relation
+        noise[relation] = release.certificate["charges"][0]["noise_multiplier"]
+    assert 1.3 < noise["replace_one"] / noise["add_remove"] < 1.6
+
+
 def test_under_masks_the_sum_is_exact_whoever_falls_silent(tmp_path, monkeypatch):
     config = agreement(tmp_path / "a", "distributed", clients=5, dropouts=1)
     parts = ((0, 20), (20, 41), (41, 61), (61, 80), (80, 90))

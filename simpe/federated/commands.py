@@ -90,7 +90,7 @@ def join(
     )
     runs.refuse_public(own)
     try:
-        budget = Budget(epsilon or config.epsilon, delta or config.delta)
+        budget = Budget(epsilon or config.epsilon, delta or config.delta, config.relation)
     except ValueError as error:
         raise InputError(f"--{error}") from None
     return Member(own, runs.inputs_of(own, progress), budget=budget, ledger=ledger, secret=_secret(secret), told=told)

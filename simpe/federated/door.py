@@ -150,7 +150,7 @@ class FederatedDoor(FederatedData):
         super().__init__(
             federation,
             clients,
-            budget=Budget(config.epsilon, config.delta),
+            budget=Budget(config.epsilon, config.delta, config.relation),
             unit=federation.unit,
             k=federation.rows if federation.unit == "client" else 1,
             caveats=caveats,

@@ -127,7 +127,7 @@ class Member:
         self._door = _Own(
             self.federation,
             shards,
-            budget=budget or Budget(config.epsilon, config.delta),
+            budget=budget or Budget(config.epsilon, config.delta, config.relation),
             unit=self.federation.unit,
             k=self.federation.rows if whole else 1,
             ledger=None if ledger is None else str(ledger),
