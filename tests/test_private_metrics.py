@@ -69,7 +69,7 @@ def test_the_certificate_claims_the_total_and_keeps_what_it_said_of_the_run(run)
     assert after["scope"].startswith("everything on this data set's ledger")
     for name in ("charges", "public_inputs", "versions", "unit", "delta", "caveats"):
         assert after[name] == before[name]
-    bought = {name: found["charge"][name] for name in ("sigma", "sensitivity", "one_bin")}
+    bought = {name: found["charge"][name] for name in ("sigma", "sensitivity", "one_bin", "law")}
     assert after["other_charges_on_the_ledger"] == [bought]
     everything = [Charge(c["sigma"], c["sensitivity"], c["one_bin"]) for c in after["charges"]] + [Charge(**bought)]
     assert delta_of(everything, after["epsilon"], adaptive=True) <= after["delta"]
