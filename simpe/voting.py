@@ -147,15 +147,16 @@ class _Candidates:
     def _minima(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Smallest score of rows x in each group of consecutive candidates (groups, n), and in each tile (tiles, n)."""
         blocks = torch.split(self.values, self.side)
-        minima = x.new_empty((len(blocks) * self.side // self.group, len(x)))
-        minima[len(self.values) // self.group :] = torch.nan  # below no limit, not even an infinite one
-        tiles = x.new_empty((len(blocks), len(x)))
+        groups, share = len(self.values) // self.group, self.side // self.group
+        minima = x.new_full((len(blocks) * share, len(x)), torch.inf)
         memory = x.new_empty((self.side, len(x)))  # the same for every tile, so that it stays in the cache
-        for block, groups, tile in zip(blocks, torch.split(minima, self.side // self.group), tiles, strict=True):
-            scores = torch.mm(block, x.T, out=memory[: len(block)])
-            found = groups[: len(block) // self.group]
-            torch.amin(scores.view(len(found), self.group, len(x)), dim=1, out=found)
-            torch.amin(found, dim=0, out=tile)
+        grouped, columns = memory.view(share, self.group, len(x)), x.T
+        # Two calls a tile: at each, threads wait for one another to hand over the interpreter.
+        for block, found in zip(blocks, torch.split(minima[:groups], share), strict=True):
+            torch.mm(block, columns, out=memory[: len(block)] if len(block) < self.side else memory)
+            torch.amin(grouped[: len(found)] if len(found) < share else grouped, dim=1, out=found)
+        tiles = minima.view(len(blocks), share, len(x)).amin(dim=1)
+        minima[groups:] = torch.nan  # below no limit, not even an infinite one
         return minima, tiles
 
     def _settle(self, rows: Tensor, x: Tensor, limit: Tensor, row: Tensor, group: Tensor, k: int) -> Tensor:
