@@ -88,7 +88,7 @@ def test_every_digit_has_ink_in_the_frame_and_is_centred_by_mass(seed, margin):
         edge = torch.where(off < 0, mass[:, -2:].amax(1), mass[:, :2].amax(1))
         assert ((off.abs() < 1.2) | (edge > 0)).double().mean() > 0.95
         if margin >= 0.1:  # with room to move
-            assert off.abs().mean() < 0.45
+            assert off.abs().mean() < 0.38  # a quarter by rounding
 
 
 @pytest.mark.parametrize("scale", [0.92, 0.96, 1.0])
