@@ -368,6 +368,14 @@ def text(
             help="What it is asked to vary one: {label}, {text}.  \\[default: words are blanked and filled in]"
         ),
     ] = None,
+    contrast: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            help="When it varies a text, also show it N texts of the class that noisy votes favoured, and N that they "
+            "did not.  \\[default: none]",
+        ),
+    ] = None,
     length: Annotated[int, typer.Option(help="Bytes of a text, at most, public; longer ones are cut.")] = 256,
     model: Annotated[
         str | None,
@@ -418,6 +426,7 @@ def text(
     names = None if classes is None else _names(classes)
     options: dict[str, Any] = {
         "text": column, "label": label, "classes": names, "about": about, "prompt": prompt, "rephrase": rephrase,
+        "contrast": contrast,
         "keywords": None if keywords is None else _names(keywords), "length": length,
     }  # fmt: skip
     if api is None:
@@ -426,8 +435,7 @@ def text(
         if prices is not None or cap is not None:
             raise InputError("--prices and --cap are for an API: name one with --api, or leave them out")
     else:
-        cache = out.resolve().with_name(f"{out.name}.replies")
-        asked = {"base_url": api, "model": model or "", "cache": str(cache), "key": api_key, "cap": cap}
+        asked = {"base_url": api, "model": model or "", "cache": str(_replies(out)), "key": api_key, "cap": cap}
         options["api"] = {name: value for name, value in asked.items() if value is not None}
         options["prices"] = None if prices is None else _prices(prices)
     _run(
@@ -514,6 +522,19 @@ def network(
     preset: Annotated[
         str | None, typer.Option(help="The tool that made the flow tables.  \\[default: known by its columns]")
     ] = None,
+    words_by: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODEL",
+            help="A language model that writes the host names, paths and user agents in the packets: a folder, a .gguf "
+            "file, an id on the Hugging Face hub, or the word packaged; with --words-api, its name there. It is told "
+            "nothing of the input.  \\[default: they are public words]",
+        ),
+    ] = None,
+    words_api: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="Ask an API that speaks as OpenAI's does for them (key: OPENAI_API_KEY)."),
+    ] = None,
     compare: Annotated[
         bool, typer.Option("--compare", help="Also draw the release beside the input, into private/: not private.")
     ] = False,
@@ -554,6 +575,7 @@ def network(
         options |= inputs.internal(internal)
     if window is not None:
         options |= inputs.window(*window)
+    options["words"] = _words(words_by, words_api, out)
     rows = 1 if whole or unit == "flow" else 32
     _run(
         make_config(
@@ -570,6 +592,22 @@ def network(
         from simpe.simulators.network.traces import compare_with_input
 
         print(f"  not private:   {compare_with_input(out)}")
+
+
+def _words(model: str | None, api: str | None, out: Path) -> dict[str, Any] | None:
+    """The language model that writes names."""
+    if api is not None:
+        if model is None:
+            raise InputError("--words-api: name the API's model with --words-by")
+        return {"api": {"base_url": api, "model": model, "cache": str(_replies(out))}}
+    if model is None or model == "packaged":
+        return None if model is None else {}
+    return {"model": str(Path(model).resolve()) if Path(model).exists() else model}
+
+
+def _replies(out: Path) -> Path:
+    """Where what an API answered is kept."""
+    return out.resolve().with_name(f"{out.name}.replies")
 
 
 def _inspect(paths: list[str]) -> None:

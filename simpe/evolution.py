@@ -30,13 +30,12 @@ from simpe.preflight import classes_of, given, preflight
 from simpe.private import PrivateData, nearest
 from simpe.protocols import Embedder, Simulator
 from simpe.release import Release, certificate
-from simpe.rendering import random, render, render_and_embed, unwrapped, vary
+from simpe.rendering import Progress as Progress
+from simpe.rendering import random, render, render_and_embed, report_to, unwrapped, vary
 from simpe.rows import Rows
 from simpe.scheduling import Schedule, Strategy, places, schedule
 from simpe.stages import Mixture, Stage, adopt
 
-Progress = Callable[[str, int, int], None]
-"""Called with what is being done, how much of it is done, and how much there is (0: a remark)."""
 Watch = Callable[["Info", int], None]
 """Called after each step with what it did, all of it released, and the number of steps."""
 COUNTS, MARGINALS = "0/counts", "0/marginals"
@@ -85,6 +84,7 @@ class State:
     ``population`` holds the first candidates, or the survivors of the last step, whose variations are voted on next.
     ``step`` counts the steps of the stage that are done, and ``taken`` those of all stages. ``counts`` are the noisy
     class counts and ``outputs`` the samples of each class; where classes share their candidates, there is one count.
+    ``voted`` are the candidates of the stage's last step and their noisy counts.
     """
 
     step: int
@@ -92,6 +92,7 @@ class State:
     counts: tuple[float, ...]
     outputs: tuple[int, ...]
     taken: int = 0
+    voted: tuple[Population, Tensor] | None = None
 
 
 @dataclass(frozen=True)
@@ -150,7 +151,8 @@ def hand_on(setup: Setup, state: State, simulator: Simulator, last: Info) -> Sta
     survivors = last.candidates.take(last.survivors)
     room = _places(setup, state.counts, state.outputs, 0)
     best = [(survivors.labels == label).nonzero().squeeze(1)[:n] for label, n in enumerate(room)]
-    return replace(state, step=0, population=adopt(setup.simulator, simulator, survivors.repeat(torch.cat(best))))
+    adopted = adopt(setup.simulator, simulator, survivors.repeat(torch.cat(best)))
+    return replace(state, step=0, population=adopted, voted=None)
 
 
 def step(setup: Setup, private: PrivateData, state: State) -> tuple[State, Info]:
@@ -179,7 +181,8 @@ def step(setup: Setup, private: PrivateData, state: State) -> tuple[State, Info]
         t, candidates, survivors, counts[survivors], felt, uniform, setup.stage, max(0.0, signal) ** 0.5,
         state.taken + 1,
     )  # fmt: skip
-    return replace(state, step=t + 1, population=candidates.take(survivors), taken=info.taken), info
+    kept, voted = candidates.take(survivors), (candidates, counts)
+    return replace(state, step=t + 1, population=kept, taken=info.taken, voted=voted), info
 
 
 def run(setups: Sequence[Setup], private: PrivateData) -> tuple[Population, list[Info]]:
@@ -248,6 +251,8 @@ def evolve(
     """
     stages = (Stage(simulator, embedder, strategy=strategy), *then)
     embedder, strategy = stages[0].embedder, stages[0].strategy
+    for stage in stages:
+        report_to(stage.simulator, progress)
     if samples is not None and samples < 1:
         raise InputError(f"--samples must be at least 1, got {samples}")
     if private.classes is None or not private.has_labels:
@@ -384,8 +389,17 @@ def _offspring(setup: Setup, state: State) -> Population:
             more = max(0, n * (1 + strategy.children) - len(mine)) if strategy.elitist else n
             chosen.append(mine.repeat_interleave(selection.apportion(torch.ones_like(mine), more)))
     generator = public_generator(setup.seed, setup.stage, state.step - 1, "variation")
-    children = vary(setup.simulator, parents.repeat(torch.cat(chosen)), setup.strength(state.step), generator)
+    children = vary(_informed(setup, state), parents.repeat(torch.cat(chosen)), setup.strength(state.step), generator)
     return concatenate([parents, children]) if strategy.elitist else children
+
+
+def _informed(setup: Setup, state: State) -> Simulator:
+    """The stage's source, told what the last step's noisy counts were, where it asks for them."""
+    if state.voted is None or not hasattr(setup.simulator, "after"):
+        return setup.simulator
+    candidates, counts = state.voted
+    informed: Simulator = setup.simulator.after({**candidates.params, "label": candidates.labels}, counts)
+    return informed
 
 
 def _name(setup: Setup, t: int) -> str:
@@ -452,7 +466,7 @@ def _spread(setup: Setup, state: State, last: Info) -> Population:
     index = torch.cat(chosen)
     order = torch.randperm(len(index), generator=generator).to(index.device)
     parents = survivors.take(index[order])
-    return vary(setup.simulator, parents, setup.spread_strength(state.step), generator)
+    return vary(_informed(setup, state), parents, setup.spread_strength(state.step), generator)
 
 
 def _weigh(setup: Setup, private: PrivateData, state: State, last: Info) -> Population:

@@ -31,12 +31,19 @@ class Simulator(Protocol):
     - ``random(n, generator) -> Params``, or ``random_of(labels, generator) -> Params`` where what is drawn depends on
       the class (``labels`` int64 (n,), on the CPU), and ``variation(p, strength, generator) -> Params``: in place of
       the space's own. ``p`` holds ``p["label"]`` as in render.
+    - ``after(p, counts) -> Simulator``: itself, or a copy of it that varies in the light of the last step's votes:
+      ``p`` are the parameters of all its candidates, ``counts`` their noisy votes, float64 (n,). Post-processing; the
+      copy must follow from these alone, so that a run is resumed as it was.
     - ``adopt(samples, p) -> Params``: the parameters of samples that another simulator made, from which this one can
       go on in a later stage; ``p`` holds that one's parameters and ``p["label"]``.
     - ``given() -> (Params, labels)``: a fixed set of samples, with labels int64 (n,): indices into ``classes``. Then
       each of them is a candidate once, in the class of its label; the run has one step; and the best candidates are
       released as they are (``simpe filter``). The one class ``""`` says that the set has no labels.
+    - ``mixes``: a word for a kind of sources whose ``read``, ``export`` and ``evaluate`` are the same and need nothing
+      but samples and labels ("text"), so that a :class:`simpe.Mixture` of them can take those of the first.
     - ``colour``: True where folders of images are to be read in colour.
+    - ``report_to(progress)``: takes a :data:`simpe.evolution.Progress`, to say how far it is where Random, Variation or
+      export take more than a moment (:class:`simpe.rendering.Slow` has one).
     - ``public_inputs() -> dict``: what a certificate should list (files and their hashes, settings).
     - ``read(private, unit, progress) -> DataSet``: reads the private inputs, a tuple of str, in place of
       :func:`simpe.data.read`; ``unit`` is the name of the privacy unit or None, ``progress`` a

@@ -18,6 +18,8 @@ from simpe.space import ParameterSpace, Params
 
 BLOCK = 4096  # candidates rendered at a time
 Blocks = Callable[[int, int], None]
+Progress = Callable[[str, int, int], None]
+"""Called with what is being done, how much of it is done, and how much there is (0: a remark)."""
 
 
 def random(simulator: Simulator, labels: Tensor, generator: torch.Generator) -> Params:
@@ -86,6 +88,28 @@ def _blocks(simulator: Simulator, population: Population, use: Use, progress: Bl
         if progress is not None:
             progress(min((number + 1) * BLOCK, len(population)), len(population))
     return made
+
+
+def report_to(simulator: Simulator, progress: Progress | None) -> None:
+    """Let a simulator that takes its time say how far it is."""
+    if hasattr(simulator, "report_to"):
+        simulator.report_to(progress or (lambda what, done, total: None))
+
+
+class Slow:
+    """What a simulator inherits that takes its time in Random, Variation or export, and says how far it is."""
+
+    def report_to(self, progress: Progress) -> None:
+        """Tell it whom to tell."""
+        self.__dict__["_progress"] = progress  # where the simulator is a frozen dataclass, too
+
+    def progress(self, what: str, done: int, total: int) -> None:
+        """Say how far it is, as :data:`Progress` does."""
+        if "_progress" in self.__dict__:
+            self.__dict__["_progress"](what, done, total)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_progress"}
 
 
 class Wrapped:

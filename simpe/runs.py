@@ -22,6 +22,7 @@ from simpe.privacy.accounting import Budget
 from simpe.privacy.ledger import Ledger
 from simpe.private import PrivateData, TestNoise
 from simpe.release import Release, read_samples
+from simpe.rendering import report_to
 from simpe.rows import Arrays, Here, Schema, Shard, Shards, Source, schema_of
 from simpe.scheduling import schedule
 from simpe.stages import Mixture, Stage
@@ -64,6 +65,8 @@ def start(
         raise InputError("--classes need labels, and the private rows have none; say where they are, or leave it out")
     config = _settled(config, schema)
     stages = _stages(config, schema, cluster)
+    for stage in stages:
+        report_to(stage.simulator, progress)
     device = device_of(config.device)
     simulator, strategy = stages[0].simulator, stages[0].strategy
     labelled = schema.labels is not None
@@ -177,7 +180,7 @@ def evaluate(
     config = read_config(path) if path.is_file() else None
     if config and public:
         _refuse_private(config.private, against)
-    if config and hasattr(load(config.simulator, "simpe.simulators", config.modules), "evaluate"):
+    if config and any(hasattr(kind, "evaluate") for kind in _kinds(config)):
         store.require_finished(folder)
         if embedder is not None:
             raise InputError(f"--embedder: {config.simulator} is measured in its own way; leave it out")
@@ -261,12 +264,11 @@ class _Own:
 
 def inputs_of(config: RunConfig, progress: Progress | None) -> Sequence[Source]:
     """Where the private rows are, as the simulator reads them or else as one of the kinds that everybody knows."""
-    kind = load(config.simulator, "simpe.simulators", config.modules)
-    if hasattr(kind, "read"):
+    kinds = _kinds(config)
+    if any(hasattr(kind, "read") for kind in kinds):
         return [_Own(config, progress)]
     if len(config.private) > 1:
         raise InputError(f"--private: {config.simulator} takes one input; give one")
-    kinds = [load(s["simulator"], "simpe.simulators", config.modules) for s in _sources(config)] or [kind]
     colour = config.options.get("colour", any(getattr(one, "colour", False) for one in kinds))
     return data.sources(config.private[0], unit=config.unit, colour=colour, label=config.label)
 
@@ -358,6 +360,12 @@ def _plugins(config: RunConfig) -> list[str]:
 def _sources(part: RunConfig | StageConfig) -> list[dict[str, Any]]:
     """The sources of a mixture, each a simulator's name among its options; none of anything else."""
     return list(part.options["sources"]) if part.simulator == "mixture" else []
+
+
+def _kinds(config: RunConfig) -> list[Any]:
+    """The class of the simulator, or of each source of a mixture."""
+    names = [source["simulator"] for source in _sources(config)] or [config.simulator]
+    return [load(name, "simpe.simulators", config.modules) for name in names]
 
 
 def _is_word(path: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,11 +14,12 @@ from simpe.errors import InputError
 from simpe.fingerprint import describe
 from simpe.population import Population
 from simpe.protocols import Embedder, Simulator
-from simpe.rendering import random, render, unwrapped, vary
+from simpe.rendering import Progress, random, render, report_to, unwrapped, vary
 from simpe.scheduling import MAX_STEPS, Strategy
 from simpe.space import Categorical, ParameterSpace, Params
 
-_ALONE = ("read", "export", "evaluate", "given", "marginals")  # what belongs to a source that runs alone
+_SHARED = ("read", "export", "evaluate")  # what belongs to a source that runs alone, or among others of its kind
+_ALONE = (*_SHARED, "given", "marginals")
 
 
 @dataclass(frozen=True, init=False)
@@ -91,8 +93,8 @@ class Mixture:
     Random draws as many from each; from then on the votes decide. The parameters are ``source``, the index of the
     candidate's source, and those of every source under its number, ``0_font``; those of the other sources are idle.
     Samples must be of one shape and dtype. What a source has of its own besides Random, Variation and render is that of
-    the first one that has it: ``embedder``, ``strategy``, ``colour``, ``size``. ``names`` say in reports what the
-    sources are.
+    the first one that has it: ``embedder``, ``strategy``, ``colour``, ``size``, and, where all are of a kind that
+    ``mixes``, such as texts, ``read``, ``export`` and ``evaluate``. ``names`` say in reports what the sources are.
 
     Raises InputError for fewer than two sources, sources of different classes, and one that cannot be mixed: a given
     set, or one that reads or exports in a way of its own.
@@ -101,8 +103,10 @@ class Mixture:
     def __init__(self, sources: Sequence[Simulator], names: Sequence[str] | None = None):
         if len(sources) < 2:
             raise InputError("a mixture needs at least two sources")
+        kinds = {getattr(source, "mixes", None) for source in sources}
+        shared = _SHARED if len(kinds) == 1 and None not in kinds else ()
         for source in sources:
-            own = [name for name in _ALONE if hasattr(source, name)]
+            own = [name for name in _ALONE if name not in shared and hasattr(source, name)]
             if own:
                 raise InputError(f"{type(source).__name__} has its own {own[0]}, so it cannot be one of a mixture")
         own_classes = (getattr(source, "classes", None) for source in sources)
@@ -117,13 +121,20 @@ class Mixture:
         for i, source in enumerate(sources):
             parameters |= {f"{i}_{name}": parameter for name, parameter in source.space.items()}
         self.space = ParameterSpace(**parameters)
-        for name in ("classes", "embedder", "strategy", "colour", "size"):
+        for name in ("classes", "embedder", "strategy", "colour", "size", *shared):
             found = [value for source in sources if (value := getattr(source, name, None)) is not None]
             if found:
                 setattr(self, name, found[0])
         self._adopters = [i for i, source in enumerate(sources) if hasattr(source, "adopt")]
         if self._adopters:
             self.adopt = self._adopt
+        if any(hasattr(source, "after") for source in sources):
+            self.after = self._after
+
+    def report_to(self, progress: Progress) -> None:
+        """Tell each source that takes its time whom to tell."""
+        for source in self._sources:
+            report_to(source, progress)
 
     def random_of(self, labels: Tensor, generator: torch.Generator) -> Params:
         """Random: as many from each source, or one more, in random order."""
@@ -157,6 +168,16 @@ class Mixture:
         """What each source declares."""
         names = zip(self.sources, self._sources, strict=True)
         return {"simulator": "mixture", "sources": {name: describe(source) for name, source in names}}
+
+    def _after(self, p: Params, counts: Tensor) -> Mixture:
+        """A mixture whose sources know, as far as they ask, what the votes said of their own candidates."""
+        told = copy.copy(self)
+        sources: list[Any] = list(self._sources)
+        for i, rows in self._rows(p):
+            if hasattr(sources[i], "after"):
+                sources[i] = sources[i].after(self._own(i, p, rows), counts[rows])
+        told._sources = tuple(sources)
+        return told
 
     def _adopt(self, samples: Tensor, p: Params) -> Params:
         """Samples of another simulator, shared out in turn to the sources that can go on from them."""

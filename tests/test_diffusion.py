@@ -79,6 +79,16 @@ def test_little_strength_moves_little(plain):
     assert 0 < moved[0] < moved[1] < moved[2]
 
 
+def test_making_images_says_how_far_it_is(plain):
+    source, said = Diffusion(plain, steps=2, batch=2), []
+    source.report_to(lambda *what: said.append(what))
+    source.random_of(torch.zeros(5, dtype=torch.int64), generator())
+    assert said == [("making images", done, 5) for done in (0, 2, 4, 5)]
+    said.clear()
+    source.random_of(torch.zeros(0, dtype=torch.int64), generator())
+    assert all(total for _, _, total in said), "a total of 0 would be a remark"
+
+
 def test_batches_do_not_decide_what_is_drawn(plain):
     labels = torch.zeros(5, dtype=torch.int64)
     one, all_ = (Diffusion(plain, steps=3, batch=b).random_of(labels, generator())["image"].int() for b in (1, 5))

@@ -92,9 +92,9 @@ def embed(samples):
     return torch.stack([(samples == ord(letter)).float().mean(1) for letter in "abcdefghijklmnopqrstuvwxyz"], dim=1)
 
 
-def source(server, folder, prices=(0.0, 0.0), **options):
+def source(server, folder, prices=(0.0, 0.0), contrast=0, **options):
     api = Api(server.url, "some-model", folder / "replies.sqlite", retries=options.pop("retries", 2), **options)
-    return RemoteText(api, prices, classes=("praise", "complaint"), length=64, embedder=embed)
+    return RemoteText(api, prices, classes=("praise", "complaint"), contrast=contrast, length=64, embedder=embed)
 
 
 def generator(seed=0):
@@ -118,6 +118,15 @@ def test_what_was_answered_is_not_asked_again(server, tmp_path):
     assert len(server.bodies) == 10
     source(server, tmp_path).random_of(labels, generator(1))
     assert len(server.bodies) == 20, "another seed is another text"
+
+
+def test_asking_says_how_far_it_is_and_nothing_where_all_is_known(server, tmp_path):
+    said, one = [], source(server, tmp_path)
+    one.report_to(lambda *what: said.append(what))
+    one.write(["x"] * 3, range(3))
+    assert said == [("asking the API for texts", done, 3) for done in range(4)]
+    one.write(["x"] * 3, range(3))
+    assert len(said) == 4
 
 
 def test_requests_go_several_at_a_time_and_no_more(server, tmp_path):
@@ -243,13 +252,15 @@ def test_a_reply_of_no_use_costs_the_most_it_can(server, tmp_path):
     assert one._api.spent == pytest.approx(3 * 64)
 
 
-def run(server, folder, seed=0):
+def run(server, folder, seed=0, **options):
     """A run on texts of which every row holds words that nothing else does."""
     texts = [f"qzx{i:03d}w late parcel vvk{i:03d}j" for i in range(60)]
     kinds = np.array(["praise", "complaint"])[np.arange(60) % 2]
     private = PrivateData(encode(texts, 64), kinds, budget=Budget(2.0), noise=no_noise)
     strategy = Strategy(places=3, start=2, children=2)
-    return simpe.evolve(source(server, folder), None, private, samples=8, steps=2, strategy=strategy, seed=seed)
+    return simpe.evolve(
+        source(server, folder, **options), None, private, samples=8, steps=2, strategy=strategy, seed=seed
+    )
 
 
 def test_no_request_holds_anything_of_the_private_rows(server, tmp_path):
@@ -263,6 +274,24 @@ def test_no_request_holds_anything_of_the_private_rows(server, tmp_path):
         asked = json.loads(body)
         assert set(asked) == {"model", "messages", "seed", "temperature", "max_tokens"}
     assert set(server.keys) == {f"Bearer {SECRET}"}
+
+
+def test_what_contrast_sends_was_answered_before_and_a_run_that_goes_on_sends_it_again(server, tmp_path):
+    """Samples in a request are earlier answers, of candidates that noisy votes ranked: nothing of the private rows."""
+    server.answer = echo
+    release = run(server, tmp_path, contrast=2)
+    prompts = [json.loads(body)["messages"][0]["content"] for body in server.bodies]
+    contrasting = [prompt for prompt in prompts if prompt.startswith("Wanted")]
+    assert len(contrasting) > 8
+    answers = {json.loads(echo(0, "", body)[2])["choices"][0]["message"]["content"] for body in server.bodies}
+    for prompt in contrasting:
+        listed = [line[2:] for line in prompt.splitlines() if line.startswith("- ")]
+        assert 2 <= len(listed) <= 4
+        assert set(listed) <= answers
+    assert not any(mark in prompt for mark in ("qzx", "vvk") for prompt in prompts)
+    server.bodies.clear()
+    assert torch.equal(run(server, tmp_path, contrast=2).samples, release.samples)
+    assert server.bodies == [], "the same again, to the byte: all of it is in the file"
 
 
 def test_a_run_that_the_api_stopped_goes_on_to_the_same_release(server, tmp_path):

@@ -512,5 +512,51 @@ def test_mistakes_in_stages_are_told_in_a_line(tmp_path, more, said):
     assert "\n" not in str(raised.value)
 
 
+class Knowing(Brush):
+    """Asks for the votes, and notes what it was told and when it varied."""
+
+    def __init__(self, notes, told=False):
+        self.notes, self.told = notes, told
+
+    def after(self, p, counts):
+        self.notes.append((p["image"].clone(), p["label"].clone(), counts.clone()))
+        return Knowing(self.notes, told=True)
+
+    def variation(self, p, strength, generator):
+        self.notes.append(self.told)
+        return super().variation(p, strength, generator)
+
+    def public_inputs(self):
+        return {}
+
+
+def test_a_source_is_told_the_noisy_counts_of_its_own_candidates():
+    """What it is told is on the ledger, and never the exact votes; another source's candidates are not its own."""
+    notes, private = [], door(noise=addressed_noise)
+    plan = {"steps": 2, "strategy": Strategy(places=5, start=4, children=2), "then": [Stage(Knowing(notes), steps=2)]}
+    evolve(Brush(), None, private, samples=20, **plan)
+    told = [note for note in notes if isinstance(note, tuple)]
+    assert [note for note in notes if not isinstance(note, tuple)][-3:] == [False, True, True]
+    released = {record["address"]: record["counts"] for record in private.ledger.releases()}
+    assert len(told) == 2
+    for step, (images, labels, counts) in enumerate(told):
+        assert len(images) == len(labels) == len(counts)
+        assert counts.tolist() == released[f"1/{step}/votes"]
+        assert min(released[f"1/{step}/votes"]) < 0, "noise, which no vote is"
+
+
+def test_a_mixture_tells_each_source_of_its_own_candidates_alone():
+    notes = ([], [])
+    mixture = Mixture([Knowing(notes[0]), Flat(), Knowing(notes[1])])
+    evolve(mixture, None, door(), samples=20, steps=2, strategy=Strategy(places=6, start=4, children=2))
+    shown = []
+    for own in notes:
+        images, labels, counts = next(note for note in own if isinstance(note, tuple))
+        assert 0 < len(images) == len(labels) == len(counts)
+        assert True in own
+        shown.append({image.numpy().tobytes() for image in images})
+    assert not shown[0] & shown[1]
+
+
 def test_names_are_exported():
     assert {"Stage", "Mixture"} <= set(simpe.__all__)

@@ -2,6 +2,8 @@
 
 import csv
 import json
+import pickle
+import shutil
 import sys
 from importlib import util
 
@@ -13,10 +15,12 @@ from hypothesis import strategies as st
 
 pytest.importorskip("transformers")
 
+from support import addressed_noise
 from tiny import WORDS, language_model
 
 import simpe
-from simpe import InputError, cli
+from simpe import InputError, cli, runs
+from simpe.config import make_config
 from simpe.embedders.sentences import Sentences
 from simpe.simulators.foundation import models
 from simpe.simulators.foundation.language import LocalText, _tidy
@@ -267,6 +271,107 @@ def test_the_command_with_the_packaged_models(tmp_path, monkeypatch, capsys):
     far, near = encode(["Parcels arrive late.", "The parcel is late.", "A cat sleeps in the sun."], 64), Sentences()
     parcels, late, cat = near(far)
     assert float(parcels @ late) > 0.6 > 0.3 > float(parcels @ cat)
+
+
+@pytest.fixture
+def voted():
+    """Candidates of two classes, and their noisy counts: the texts say how they did."""
+    texts = ["worst a", "best b", "worst b", "best a", "middle b", "second a", "middle b", "fourth a", "middle a"]
+    counts = torch.tensor([-3.5, 90.0, -1.0, 8.0, 2.0, 7.5, 1.0, 0.5, 5.0], dtype=torch.float64)
+    labels = torch.tensor([CLASSES.index("praise" if text[-1] == "a" else "complaint") for text in texts])
+    return {"text": encode(texts, 48), "label": labels}, counts
+
+
+def shown(source, label):
+    """What a source with ``contrast`` shows the model of a class: wanted texts, and unwanted ones."""
+    asked = source.to_fill(blank("late parcel", 0.5, generator()), label)
+    before, _, after = asked.partition("Not wanted are texts like these:\n")
+    return before.splitlines()[1:-1], after.partition("\n\n")[0].splitlines()
+
+
+def contrasts(source, voted):
+    """Whether each class is shown its own, the better half above the worse."""
+    told = source.after(*voted)
+    return shown(told, "praise") == (["- best a", "- second a"], ["- fourth a", "- worst a"]) and shown(
+        told, "complaint"
+    ) == (["- best b"], ["- worst b"])
+
+
+@pytest.mark.parametrize("rephrase", [None, "Say anew: {text}"])
+def test_contrast_shows_what_votes_favoured_and_what_not_of_the_same_class(voted, rephrase):
+    source = Echo(classes=CLASSES, length=48, embedder=embed, contrast=2, rephrase=rephrase)
+    assert contrasts(source, voted)
+    p, counts = voted
+    assert not contrasts(source, (p, -counts)), "the check sees high and low exchanged"
+    assert not contrasts(source, ({**p, "label": 1 - p["label"]}, counts)), "and classes exchanged"
+    asked = []
+    told = source.after(p, counts)
+    told.write = lambda prompts, seeds: asked.extend(prompts) or list(prompts)
+    told.fill = lambda drafts, labels, seeds: told.write(list(map(told.to_fill, drafts, labels)), seeds)
+    told.variation(p, 1.0, generator())
+    assert len(asked) == len(counts)
+    for prompt, label in zip(asked, p["label"].tolist(), strict=True):
+        assert prompt.startswith(f"Wanted are texts like these:\n- best {'ab'[label]}\n")
+    assert source._shown == {}, "the source itself knows nothing, so another run begins as this one did"
+
+
+def test_contrast_needs_two_texts_and_is_no_default(voted):
+    p, counts = voted
+    few = Echo(classes=CLASSES, length=48, embedder=embed, contrast=9)
+    one = {name: value[:1] for name, value in p.items()}
+    assert few.after(one, counts[:1]).to_fill(blank("x", 0.0, generator()), "praise").startswith("Fill in")
+    plain = Echo(classes=CLASSES, length=48, embedder=embed)
+    assert plain.after(p, counts) is plain
+    assert "contrast" not in plain.public_inputs()
+    assert few.public_inputs()["contrast"] == 9
+    with pytest.raises(InputError, match="contrast"):
+        Echo(contrast=21, embedder=embed)
+
+
+def test_slow_writing_says_how_far_it_is_and_is_pickled_without_the_listener(source):
+    said = []
+    source.report_to(lambda what, done, total: said.append((what, done, total)))
+    source.write(["Write."] * 6, range(6))
+    assert {what for what, _, _ in said} == {"writing texts"}
+    done = [done for _, done, _ in said]
+    assert done == sorted(done)
+    assert (done[0], done[-1]) == (0, 6)
+    assert {total for _, _, total in said} == {6}
+    pickle.loads(pickle.dumps(source)).write(["Write."], [0])
+    assert len(said) == len(done)
+
+
+def test_texts_of_several_models_mix(tmp_path, folder, monkeypatch):
+    """From a table to a table, with two models and a third of another length, which is refused in one line."""
+    monkeypatch.setattr("simpe.simulators.foundation.text.Sentences", lambda: embed)
+    rows = [("the parcel came late", "praise"), ("thank you good shop", "complaint")] * 40
+    own = {"simulator": "text", "model": str(folder), "dtype": "float32", "length": 48, "classes": list(CLASSES),
+           "text": "mail", "label": "kind"}  # fmt: skip
+    sources = [own, {**own, "temperature": 0.5, "contrast": 2}]
+    told = {"private": (table(tmp_path / "mails.csv", rows, ("mail", "kind")),), "epsilon": 5.0, "samples": 10,
+            "steps": 2, "classes": CLASSES, "strategy": {"places": 3, "start": 3, "children": 2}}  # fmt: skip
+
+    def config(out, sources):
+        return make_config(simulator="mixture", options={"sources": sources}, out=tmp_path / out, **told)
+
+    said = []
+    release = runs.start(config("run", sources), noise=addressed_noise, progress=lambda *what: said.append(what[0]))
+    assert "writing texts" in said
+    with (tmp_path / "run" / "release" / "texts.csv").open() as file:
+        assert {row["label"] for row in csv.DictReader(file)} <= set(CLASSES)
+    assert release.history["source_shares"].shape == (2, 2)
+    settings = release.certificate["public_inputs"]["simulator"]["settings"]["sources"]
+    assert [one["settings"]["temperature"] for one in settings.values()] == [1.0, 0.5]
+    before = {path.name: path.read_bytes() for path in (tmp_path / "run" / "release").iterdir()}
+    shutil.rmtree(tmp_path / "run" / "release")
+    runs.resume(tmp_path / "run", noise=addressed_noise)
+    assert {path.name: path.read_bytes() for path in (tmp_path / "run" / "release").iterdir()} == before
+    assert runs.evaluate(tmp_path / "run", told["private"])["rows"]
+    for other in ({**own, "length": 40}, {"simulator": "digits"}):
+        with pytest.raises(InputError) as caught:
+            runs.start(config("never", [own, other]), noise=addressed_noise)
+        assert "\n" not in str(caught.value)
+        assert not (tmp_path / "never").exists()
 
 
 def test_classes_and_their_column_go_together(tmp_path, monkeypatch, capsys):

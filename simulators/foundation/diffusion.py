@@ -19,14 +19,16 @@ from torch import Tensor
 from simpe.embedders.images import Photographs, PixelsAndGradients
 from simpe.errors import InputError
 from simpe.protocols import Embedder
+from simpe.rendering import Slow
 from simpe.simulators.foundation import models
 from simpe.simulators.foundation.text import templates_of
 from simpe.space import Opaque, ParameterSpace, Params
 
 _INSTALL = "pip install 'simpe[diffusion]'"
+_MAKING = "making images"
 
 
-class _Images:
+class _Images(Slow):
     """What the sources of images here share: batches, seeds, and images as parameters."""
 
     classes: tuple[str, ...]
@@ -71,9 +73,11 @@ class _Images:
         made = []
         with torch.no_grad():
             for part in _parts(len(labels), self.batch):
-                with models.working("making images"):
+                self.progress(_MAKING, part.start, len(labels))
+                with models.working(_MAKING):
                     given = None if images is None else images[part]
                     made.append(self._block(given, labels[part], strength, seeds[part]))
+        self.progress(_MAKING, len(labels), max(1, len(labels)))
         return torch.cat(
             [torch.zeros((0, *self.space.sample(0, generator)["image"].shape[1:]), dtype=torch.uint8), *made]
         )

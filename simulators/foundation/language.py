@@ -6,7 +6,7 @@ Without another model it is SmolLM2-135M-Instruct (Hugging Face, Apache License 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from importlib import util
@@ -27,6 +27,7 @@ _BYTES = 4  # of a token, about: how many tokens a text gets
 _WORD = 4  # tokens of a word in a blank, at most
 _SPACES = ("Ġ", "▁", " ")  # what a token that begins a word begins with, in the vocabularies that there are
 _SPACED, _BARE = -1, -2  # blanks in a plan: a word behind a space, and one that is not
+_WRITING = "writing texts"
 _QUOTES = "\"'“”‘’*` "
 
 
@@ -64,12 +65,13 @@ class LocalText(Text):
         keywords: Sequence[str] = (),
         prompt: str | Mapping[str, str] | None = None,
         rephrase: str | None = None,
+        contrast: int = 0,
         length: int = LENGTH,
         text: str = "text",
         label: str | None = None,
         embedder: Embedder | None = None,
     ):
-        super().__init__(classes, about, keywords, prompt, rephrase, length, text, label, embedder)
+        super().__init__(classes, about, keywords, prompt, rephrase, contrast, length, text, label, embedder)
         models.check_device(dtype, device)
         if not (1 <= batch <= 4096 and 0 < temperature <= 10 and 1 <= top <= 1000):
             raise InputError("batch must lie between 1 and 4096, temperature in (0, 10], top between 1 and 1000")
@@ -86,8 +88,7 @@ class LocalText(Text):
 
     def fill(self, drafts: Sequence[Draft], labels: Sequence[str], seeds: Sequence[int]) -> list[str]:
         """Each draft with one word in each blank."""
-        kinds = [f'{self.about} of the kind "{label}"' if label else self.about for label in labels]
-        prompts = [f"Fill in the blanks of this {kind}.\n\n{draft}" for kind, draft in zip(kinds, drafts, strict=True)]
+        prompts = [self.to_fill(draft, label) for draft, label in zip(drafts, labels, strict=True)]
         return self._decode(prompts, [self._plan(draft, seed) for draft, seed in zip(drafts, seeds, strict=True)])
 
     def public_inputs(self) -> dict[str, Any]:
@@ -115,13 +116,15 @@ class LocalText(Text):
         found: list[str] = []
         for start in range(0, len(rows), self.batch):
             part = slice(start, start + self.batch)
-            with models.working("writing texts"), torch.no_grad():
-                self._decode_block(prompts[part], rows[part])
+            self.progress(_WRITING, start, len(rows))
+            with models.working(_WRITING), torch.no_grad():
+                for done in self._decode_block(prompts[part], rows[part]):
+                    self.progress(_WRITING, start + done, len(rows))
             found += [self._loaded[0].decode(row.tokens, skip_special_tokens=True) for row in rows[part]]
         return found
 
-    def _decode_block(self, prompts: Sequence[str], rows: Sequence[_Row]) -> None:
-        """Write the tokens of all rows, side by side."""
+    def _decode_block(self, prompts: Sequence[str], rows: Sequence[_Row]) -> Iterator[int]:
+        """Write the tokens of all rows, side by side; after each token, how many rows are done."""
         network = self._loaded[1]
         different = list(dict.fromkeys(prompts))
         ids, mask = self._prompts_of(different)
@@ -139,6 +142,7 @@ class LocalText(Text):
         for _ in range(min(room, max(row.most for row in rows))):
             drawn = [self._next(row, logit) for row, logit in zip(live, logits.float().cpu(), strict=True)]
             going = [i for i, row in enumerate(live) if not row.done]
+            yield len(rows) - len(going)
             if not going:
                 return
             if 2 * len(going) < len(live):  # the rest would be computed for nothing

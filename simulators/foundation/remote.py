@@ -22,7 +22,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -35,6 +35,7 @@ from torch import Tensor
 from simpe.embedders.images import Photographs
 from simpe.errors import InputError
 from simpe.protocols import Embedder
+from simpe.rendering import Blocks, Slow
 from simpe.simulators.foundation.text import LENGTH, Draft, Text, check_template, templates_of
 from simpe.space import Opaque, ParameterSpace, Params
 
@@ -123,8 +124,10 @@ class Api:
         if self.key and not os.environ.get(self.key):
             raise InputError(f"the environment variable {self.key} is not set: put the API's key there")
 
-    def ask(self, requests: Sequence[Request], use: Use) -> list[Any]:
+    def ask(self, requests: Sequence[Request], use: Use, progress: Blocks) -> list[Any]:
         """What is kept of the reply to each request: from the cache, or asked for, several at a time.
+
+        ``progress`` is told how many requests were answered, and of how many.
 
         Raises InputError where the API fails for good or the cap is reached; what was answered by then is kept.
         """
@@ -136,7 +139,10 @@ class Api:
                 pool = ThreadPoolExecutor(self.workers)
                 try:
                     jobs = {key: pool.submit(self._answer, client, key, request, use) for key, request in new.items()}
-                    known |= {key: job.result() for key, job in jobs.items()}
+                    for done, (key, job) in enumerate(jobs.items()):
+                        progress(done, len(jobs))
+                        known[key] = job.result()
+                    progress(len(jobs), len(jobs))
                 finally:
                     pool.shutdown(cancel_futures=True)
         return [known[key] for key in keys]
@@ -289,12 +295,13 @@ class RemoteText(Text):
         keywords: Sequence[str] = (),
         prompt: str | Mapping[str, str] | None = None,
         rephrase: str | None = None,
+        contrast: int = 0,
         length: int = LENGTH,
         text: str = "text",
         label: str | None = None,
         embedder: Embedder | None = None,
     ):
-        super().__init__(classes, about, keywords, prompt, rephrase, length, text, label, embedder)
+        super().__init__(classes, about, keywords, prompt, rephrase, contrast, length, text, label, embedder)
         self._api = _api(api)
         self.parameters = dict(parameters or {"temperature": 1.0, "max_tokens": length})
         if len(prices) != 2 or min(prices) < 0:
@@ -312,17 +319,15 @@ class RemoteText(Text):
             body = {"model": self._api.model, "messages": [{"role": "user", "content": prompt}]}
             most = (len(prompt.encode()) + _OVERHEAD) * self._prices[0] + self._most * self._prices[1]
             asked.append(Request("chat", {**self.parameters, **body}, seed, most=most))
-        found: list[str] = self._api.ask(asked, self._use)
+        found: list[str] = self._api.ask(asked, self._use, partial(self.progress, "asking the API for texts"))
         return found
 
     def fill(self, drafts: Sequence[Draft], labels: Sequence[str], seeds: Sequence[int]) -> list[str]:
         """Each draft with its blanks filled in."""
-        kinds = [f'{self.about} of the kind "{label}"' if label else self.about for label in labels]
-        prompts = [
-            f"Fill in the blanks of this {kind}. Answer with the whole text and nothing else.\n\n{draft}"
-            for kind, draft in zip(kinds, drafts, strict=True)
-        ]
-        return self.write(prompts, seeds)
+        more = " Answer with the whole text and nothing else."
+        return self.write(
+            [self.to_fill(draft, label, more) for draft, label in zip(drafts, labels, strict=True)], seeds
+        )
 
     def public_inputs(self) -> dict[str, Any]:
         """The API's address, its model, and what it is asked."""
@@ -345,7 +350,7 @@ class RemoteText(Text):
         return text, asked * self._prices[0] + answered * self._prices[1]
 
 
-class RemoteImages:
+class RemoteImages(Slow):
     """Images of a model behind an API: Random asks for one, Variation for a change of one.
 
     - ``api``: an :class:`Api`, or its fields as a mapping.
@@ -435,7 +440,8 @@ class RemoteImages:
         for prompt, image, seed in zip(prompts, given, seeds, strict=True):
             body = {**self.parameters, "model": self._api.model, "prompt": prompt, "size": shape, "n": 1}
             asked.append(Request("images", body, seed, image, self.price, form))
-        made = [base64.b64decode(kept) for kept in self._api.ask(asked, self._use)]
+        replies = self._api.ask(asked, self._use, partial(self.progress, "asking the API for images"))
+        made = [base64.b64decode(kept) for kept in replies]
         images = [np.asarray(Image.open(io.BytesIO(png))) for png in made]
         shape_of_one = self.space.sample(0, generator)["image"].shape[1:]
         return torch.from_numpy(np.stack(images)) if images else torch.zeros((0, *shape_of_one), dtype=torch.uint8)

@@ -8,6 +8,7 @@ APIs 2: Text", ICML 2024, 3.2 and appendix). The models are in :mod:`simpe.simul
 
 from __future__ import annotations
 
+import copy
 import csv
 import re
 import sys
@@ -15,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from string import Formatter
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -27,6 +28,7 @@ from simpe.embedders.sentences import Sentences
 from simpe.errors import InputError
 from simpe.protocols import Embedder
 from simpe.release import Release, named_labels
+from simpe.rendering import Slow
 from simpe.scheduling import Strategy
 from simpe.space import Opaque, ParameterSpace, Params
 
@@ -40,6 +42,7 @@ TABLE = "texts.csv"
 """The table of a release."""
 
 _MOST_LENGTH = 8192
+_MOST_CONTRAST = 20
 _WORD = re.compile(r"(\w+(?:['’-]\w+)*)")
 _FIELD_LIMIT = 1 << 24  # bytes of a field of a CSV
 
@@ -119,7 +122,7 @@ def templates_of(
     return found
 
 
-class Text:
+class Text(Slow):
     """What sources of text share; a subclass writes (:meth:`write`) and rewrites (:meth:`fill`).
 
     - ``classes``: their names, public, in label order; none where the texts have no labels.
@@ -127,6 +130,8 @@ class Text:
     - ``keywords``: public words, one of which Random gives each text to be about.
     - ``prompt``: what Random asks, with the fields {label} and {keyword}; one for all classes, or one for each.
     - ``rephrase``: what Variation asks, with the fields {label} and {text}; without it, Variation fills blanks.
+    - ``contrast``: with it, Variation also shows the model as many texts of the class that noisy votes favoured in the
+      step before, and as many that they did not, as WASP does (Zou et al., ICML 2025).
     - ``length``: bytes of a text, at most, public: longer ones are cut, private ones too.
     - ``text``, ``label``: columns of the private table.
 
@@ -140,6 +145,7 @@ class Text:
     """
 
     strategy = Strategy(start=6, children=2, strength=0.6)
+    mixes = "text"
 
     def __init__(
         self,
@@ -148,6 +154,7 @@ class Text:
         keywords: Sequence[str] = (),
         prompt: str | Mapping[str, str] | None = None,
         rephrase: str | None = None,
+        contrast: int = 0,
         length: int = LENGTH,
         text: str = "text",
         label: str | None = None,
@@ -159,11 +166,15 @@ class Text:
             raise InputError(f"length must lie between 8 and {_MOST_LENGTH} bytes, got {length}")
         if isinstance(keywords, str) or not all(isinstance(word, str) and word.strip() for word in keywords):
             raise InputError("keywords must be a list of words")
+        if not 0 <= contrast <= _MOST_CONTRAST:
+            raise InputError(f"contrast must lie between 0 and {_MOST_CONTRAST} texts, got {contrast}")
         self.classes = tuple(classes)
         self.about = about
         self.keywords = tuple(keywords)
         self.prompt = self._default_prompt() if prompt is None else prompt
         self.rephrase = rephrase
+        self.contrast = contrast
+        self._shown: dict[str, str] = {}
         self.length = length
         self.text, self.label = text, label
         self._prompts = templates_of("prompt", self.prompt, self.classes or ("",), ("label", "keyword"))
@@ -179,6 +190,25 @@ class Text:
     def fill(self, drafts: Sequence[Draft], labels: Sequence[str], seeds: Sequence[int]) -> list[str]:
         """Each draft, a text of the class ``labels[i]`` ("" where there are none), with its blanks filled in."""
         raise NotImplementedError
+
+    def to_fill(self, draft: Draft, label: str, more: str = "") -> str:
+        """What asks a model to fill in the blanks of a draft of the class ``label``."""
+        kind = f'{self.about} of the kind "{label}"' if label else self.about
+        return f"{self._shown.get(label, '')}Fill in the blanks of this {kind}.{more}\n\n{draft}"
+
+    def after(self, p: Params, counts: Tensor) -> Self:
+        """Itself, or, with ``contrast``, a copy that shows the model texts of high and of low noisy ``counts`` (n,)."""
+        if not self.contrast:
+            return self
+        told = copy.copy(self)
+        told.report_to(self.progress)
+        texts, labels = decode(p["text"]), p["label"].tolist()
+        ranked: dict[str, dict[str, None]] = {}
+        for i in counts.cpu().argsort(descending=True, stable=True).tolist():
+            if texts[i]:
+                ranked.setdefault(self._name(labels[i]), {})[texts[i]] = None
+        told._shown = {label: _contrasted(list(best), self.contrast) for label, best in ranked.items()}
+        return told
 
     def random_of(self, labels: Tensor, generator: torch.Generator) -> Params:
         """Random: a text for each label, int64 (n,), about a keyword drawn uniformly."""
@@ -198,7 +228,10 @@ class Text:
         drafts = [blank(text, min(1.0, strength), generator) for text in texts]
         seeds = _seeds(len(texts), generator)
         if self.rephrase is not None:
-            asked = [self.rephrase.format(label=name, text=text) for name, text in zip(names, texts, strict=True)]
+            asked = [
+                self._shown.get(name, "") + self.rephrase.format(label=name, text=text)
+                for name, text in zip(names, texts, strict=True)
+            ]
             written = self.write(asked, seeds)
         else:
             changed = [i for i, draft in enumerate(drafts) if None in draft.pieces]
@@ -233,6 +266,7 @@ class Text:
             "keywords": list(self.keywords),
             "prompt": self.prompt if isinstance(self.prompt, str) else dict(self.prompt),
             "variation": "fills blanks" if self.rephrase is None else self.rephrase,
+            **({"contrast": self.contrast} if self.contrast else {}),
             "length": self.length,
         }
 
@@ -327,6 +361,15 @@ def classify(x: np.ndarray, labels: np.ndarray, y: np.ndarray, truth: np.ndarray
     linear = LogisticRegression(max_iter=1000).fit(x, labels)
     near = KNeighborsClassifier(1).fit(x, labels)
     return {"linear_accuracy": float(linear.score(y, truth)), "nearest_neighbour_accuracy": float(near.score(y, truth))}
+
+
+def _contrasted(best: list[str], most: int) -> str:
+    """Texts, the best first: at most so many from either end, as a model is shown them; nothing of fewer than two."""
+    n = min(most, len(best) // 2)
+    if n == 0:
+        return ""
+    wanted, unwanted = ("\n".join(f"- {text}" for text in part) for part in (best[:n], best[-n:]))
+    return f"Wanted are texts like these:\n{wanted}\n\nNot wanted are texts like these:\n{unwanted}\n\n"
 
 
 def _seeds(n: int, generator: torch.Generator) -> list[int]:

@@ -1,42 +1,29 @@
 """Synthetic payloads: what each application would plausibly say, in as many bytes as a flow carries.
 
 A message is a fixed beginning and end around a filler of public words, with its lengths, identifiers and names patched
-in. Names are pairs of public words under ``.example`` (RFC 2606). Nothing here comes from a capture.
+in. Names are those of a vocabulary: public words, or a language model's. Nothing here comes from a capture.
 """
 
 from __future__ import annotations
 
 import struct
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from simpe.simulators.network.profiles import NAMES
+from simpe.simulators.network.vocabulary import PUBLIC, WORDS, Vocabulary
 
 Integers = NDArray[np.int64]
 Bytes = NDArray[np.uint8]
 
-WORDS = (
-    "beacon", "bronze", "cinema", "orange", "banana", "maroon", "banker", "carbon", "bonsai", "cobras", "corner",
-    "garage", "ginger", "ambers", "azures", "breeze", "bureau", "canary", "canoes", "cavern", "cigars", "comics",
-    "cosmic", "crocus", "cruise", "encore", "engine", "finger", "frozen", "fungus", "geyser", "graven", "groove",
-    "grouse", "jargon", "jockey", "mangos", "mirror", "mosaic", "cougar", "nieces", "oceans", "onions", "organs",
-    "quarry", "queens", "quiver", "ranger", "ravine", "ravens", "resins", "ribbon", "rivers", "season", "senior",
-    "sierra", "source", "savory", "sugars", "survey", "unison", "voyage", "wagons", "winner",
-)  # fmt: skip
-"""Public words of six letters, for names and filler.
-
-None has a d, h, l, p, t or x, whose two lowest bits are 0: so no reader takes what lies within a stream for the fast
-path of RDP ([MS-RDPBCGR] 2.2.9.1.2), which is known by these bits alone.
-"""
-
 _NAME = b"canary.winner.example"  # stands for a flow's own name
-_WIRE = b"\6canary\6winner\7example\0"
+_ZONE = b"\6winner\7example"  # and for that name less its first label, in DNS
+_PRODUCT = b"simpe/1.0"  # the user agent, where no other is named or fits
 _LETTERS = np.frombuffer("".join(WORDS).encode(), dtype=np.uint8)
-_NAMES = _LETTERS.reshape(-1, 6)
 
 
 @dataclass(frozen=True)
@@ -63,7 +50,7 @@ class Message:
 
     ``lengths``: (offset, width, less) of big-endian numbers in the prefix that hold the message's size less something;
     a negative width stands for decimal digits. ``ids``: offsets of two bytes that tell messages apart. ``record``: what
-    follows the prefix is cut into records.
+    follows the prefix is cut into records. ``opens``: what the filler begins with, "paths" or "agents".
     """
 
     prefix: bytes = b""
@@ -71,6 +58,7 @@ class Message:
     lengths: tuple[tuple[int, int, int], ...] = ()
     ids: tuple[int, ...] = ()
     record: Record | None = None
+    opens: str = ""
 
     @property
     def least(self) -> int:
@@ -95,6 +83,7 @@ def fill(
     ordinal: Integers | None = None,
     asked: Integers | None = None,
     first: Integers | None = None,
+    vocabulary: Vocabulary = PUBLIC,
 ) -> None:
     """Write messages of given profiles (m,) into ``arena``, from ``at`` (m,) on and ``size`` (m,) bytes long.
 
@@ -111,9 +100,10 @@ def fill(
             copy(arena, at[chosen], filler(2048), np.zeros_like(chosen), size[chosen])
         if name in _RESOLVERS:
             rows = at[chosen], size[chosen], flow[chosen], ordinal[chosen], asked[chosen]
-            _resolve(arena, *rows, way == "in", _RESOLVERS[name])
+            _resolve(arena, *rows, way == "in", _RESOLVERS[name], vocabulary)
         for message, some in _variants(name, way, chosen, whole, ordinal):
-            _write(arena, message, at[some], size[some], flow[some], ordinal[some])
+            for own, mine in _with_agents(message, some, size, flow, vocabulary):
+                _write(arena, own, at[mine], size[mine], flow[mine], ordinal[mine], vocabulary)
 
 
 def _variants(
@@ -128,41 +118,72 @@ def _variants(
             yield message, some
 
 
-def _write(arena: Bytes, m: Message, at: Integers, size: Integers, flow: Integers, ordinal: Integers) -> None:
+def _with_agents(
+    message: Message, chosen: Integers, size: Integers, flow: Integers, vocabulary: Vocabulary
+) -> Iterator[tuple[Message, Integers]]:
+    """A message with each user agent in it, and those of the chosen ones that have it and room for it."""
+    own = scrambled(flow[chosen] + 2) % max(1, len(vocabulary.agents))
+    for index, agent in enumerate(vocabulary.agents if _PRODUCT in message.suffix else ()):
+        named = replace(message, suffix=message.suffix.replace(_PRODUCT, agent.encode()))
+        fits = (own == index) & (size[chosen] >= named.least)
+        yield named, chosen[fits]
+        chosen, own = chosen[~fits], own[~fits]
+    yield message, chosen
+
+
+def _write(
+    arena: Bytes, m: Message, at: Integers, size: Integers, flow: Integers, ordinal: Integers, vocabulary: Vocabulary
+) -> None:
     for text, start in ((m.prefix, at), (m.suffix, at + size - len(m.suffix))):
-        _put_text(arena, start, text, flow)
+        _put_text(arena, start, text, flow, vocabulary)
+    if m.opens:
+        _open(arena, m, at + len(m.prefix), size - len(m.prefix) - len(m.suffix), flow, vocabulary)
     for offset, width, less in m.lengths:
         put(arena, at + offset, _digits(size - less, -width) if width < 0 else _number(size - less, width))
     for offset in m.ids:
         put(arena, at + offset, _number((scrambled(flow) + ordinal) & 0x7FFF, 2))
     if m.record is not None:
-        _cut(arena, m.record, at + len(m.prefix), size - len(m.prefix), flow)
+        _cut(arena, m.record, at + len(m.prefix), size - len(m.prefix), flow, vocabulary)
 
 
-def _put_text(arena: Bytes, at: Integers, text: bytes, flow: Integers) -> None:
+def _put_text(arena: Bytes, at: Integers, text: bytes, flow: Integers, vocabulary: Vocabulary) -> None:
     """The same text at every place (m,), with its names replaced by those of the flows (m,)."""
     if text:
         put(arena, at, np.broadcast_to(np.frombuffer(text, np.uint8), (len(at), len(text))))
-    for pattern in (_NAME, _WIRE):
+    for pattern, names in ((_NAME, vocabulary.texts), (_ZONE, vocabulary.zones)):
         offset = text.find(pattern)
         while offset >= 0:
-            first = offset + (pattern is _WIRE)
-            one, two = scrambled(flow) % len(WORDS), scrambled(flow + 1) % len(WORDS)
-            put(arena, at + first, _NAMES[one])
-            put(arena, at + first + 7, _NAMES[two])
+            put(arena, at + offset, names[_hosts(flow, vocabulary)])
             offset = text.find(pattern, offset + 1)
 
 
-def _cut(arena: Bytes, record: Record, at: Integers, size: Integers, flow: Integers) -> None:
+def _hosts(flow: Integers, vocabulary: Vocabulary) -> Integers:
+    return vocabulary.of(scrambled(flow), scrambled(flow + 1))
+
+
+def _open(arena: Bytes, m: Message, at: Integers, room: Integers, flow: Integers, vocabulary: Vocabulary) -> None:
+    """Begin the filler with a path or a user agent, cut where there is no room (m,) for all of it."""
+    names = [name.lstrip("/").encode() for name in getattr(vocabulary, m.opens)]
+    if names:
+        length = np.array([len(name) for name in names])
+        own = scrambled(flow + 2) % len(names)
+        source = np.frombuffer(b"".join(names), dtype=np.uint8)
+        copy(arena, at, source, (np.cumsum(length) - length)[own], np.minimum(length[own], room))
+        more = np.flatnonzero(room > length[own])
+        between = ord("?" if m.opens == "paths" else " ")
+        put(arena, (at + length[own])[more], np.full((len(more), 1), between, dtype=np.uint8))
+
+
+def _cut(arena: Bytes, record: Record, at: Integers, size: Integers, flow: Integers, vocabulary: Vocabulary) -> None:
     """Cut streams (m,) into records of nearly equal size."""
     count = -(-size // record.stride)
     owner, turn = ramps(count)
     each, more = (size // count)[owner], (size % count)[owner]
     start = at[owner] + turn * each + np.minimum(turn, more)
     behind = len(record.header) + (record.width or 4)
-    _put_text(arena, start, record.header, flow[owner])
+    _put_text(arena, start, record.header, flow[owner], vocabulary)
     put(arena, start + len(record.header), _number(each + (turn < more) - behind, record.width))
-    _put_text(arena, start + behind, record.tail, flow[owner])
+    _put_text(arena, start + behind, record.tail, flow[owner], vocabulary)
 
 
 def _number(value: Integers, width: int) -> Bytes:
@@ -185,6 +206,7 @@ _RESOLVERS: Mapping[str, tuple[int, int]] = {"dns": (0x0100, 0x8180), "mdns": (0
 """Flags of a query and of a response."""
 _FIXED = 33  # bytes of a question beside the first label: header 12, label lengths and "winner.example" 17, type 4
 _LABEL = 60  # the longest first label
+_FIRST = 6  # bytes of the first label of a flow's own name, with which longer ones begin
 _SHORT_LABEL = 10  # of a query that is filled up with padding
 _QUERY = b"\0\0\0\0\0\1\0\0\0\0\0\0"
 _PADDING = b"\0\0\x29\x04\xd0\0\0\0\0\0\0\0\x0c\0\0"  # an OPT record with a padding option, both of length 0
@@ -199,6 +221,7 @@ def _resolve(
     asked: Integers,
     response: bool,
     flags: tuple[int, int],
+    vocabulary: Vocabulary,
 ) -> None:
     """Queries for the address of a name of any length, or responses to them, in exactly ``size`` bytes (m,)."""
     label = np.where(asked - _FIXED <= _LABEL, asked - _FIXED, _SHORT_LABEL)
@@ -208,7 +231,9 @@ def _resolve(
     put(arena, at, _number((scrambled(flow) + ordinal) & 0xFFFF if flags[0] or flags[1] == 0x8000 else 0 * at, 2))
     put(arena, at + 2, _number(np.full_like(at, flags[response]), 2))
     put(arena, at + 12, _number(label, 1))
-    _put_text(arena, at + 13 + label, b"\6winner\7example\0\0\1\0\1", flow)
+    names = vocabulary.texts
+    copy(arena, at + 13, names.ravel(), _hosts(flow, vocabulary) * names.shape[1], np.minimum(label, _FIRST))
+    _put_text(arena, at + 13 + label, _ZONE + b"\0\0\1\0\1", flow, vocabulary)
     rest, end = size - _FIXED - label, at + _FIXED + label
     padded = rest > (_LABEL + 15 if response else 0)
     if response:
@@ -341,11 +366,11 @@ def _sip(first: bytes) -> Message:
     return Message(first + common, b"\r\n\r\n")
 
 
-_HOST = b" HTTP/1.1\r\nHost: " + _NAME + b"\r\nUser-Agent: simpe/1.0\r\nAccept: */*\r\n\r\n"
+_HOST = b" HTTP/1.1\r\nHost: " + _NAME + b"\r\nUser-Agent: " + _PRODUCT + b"\r\nAccept: */*\r\n\r\n"
 _LINE = b"\r\n"
 _MESSAGES: Mapping[tuple[str, str], tuple[Message | None, ...]] = {
     ("http", "out"): (
-        Message(b"GET /", _HOST),
+        Message(b"GET /", _HOST, opens="paths"),
         _posted(b"POST /put HTTP/1.1\r\nHost: " + _NAME + b"\r\nContent-Length: 00000000\r\n\r\n"),
     ),
     ("http", "in"): (
@@ -368,7 +393,7 @@ _MESSAGES: Mapping[tuple[str, str], tuple[Message | None, ...]] = {
     ("mqtt", "out"): (Message(b"\x10\x14\0\4MQTT\4\2\0\x3c\0\x08simpe-01", record=_PUBLISH),),
     ("mqtt", "in"): (Message(b"\x20\2\0\0", record=_PUBLISH),),
     ("rtsp", "out"): (
-        Message(b"OPTIONS rtsp://" + _NAME + b"/ RTSP/1.0\r\nCSeq: 1\r\nUser-Agent: ", b"\r\n\r\n"),
+        Message(b"OPTIONS rtsp://" + _NAME + b"/ RTSP/1.0\r\nCSeq: 1\r\nUser-Agent: ", b"\r\n\r\n", opens="agents"),
         Message(b"OPTIONS rtsp://" + _NAME + b"/ RTSP/1.0\r\nCSeq: 1\r\n\r\n", record=_RTP),
     ),
     ("rtsp", "in"): (
@@ -404,7 +429,7 @@ _MESSAGES: Mapping[tuple[str, str], tuple[Message | None, ...]] = {
     ("ssdp", "out"): (
         Message(
             b'M-SEARCH * HTTP/1.1\r\nHOST: 239.255.255.250:1900\r\nMAN: "ssdp:discover"\r\nMX: 3\r\n'
-            b"ST: upnp:rootdevice\r\nUSER-AGENT: ", b"\r\n\r\n",
+            b"ST: upnp:rootdevice\r\nUSER-AGENT: ", b"\r\n\r\n", opens="agents",
         ),
     ),
     ("ssdp", "in"): (

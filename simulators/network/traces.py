@@ -24,9 +24,10 @@ from simpe.metrics import LEAST
 from simpe.plugins import make
 from simpe.population import public_generator
 from simpe.release import Release, named_labels
+from simpe.rendering import Slow
 from simpe.scheduling import Strategy
 from simpe.selection import apportion
-from simpe.simulators.network import evaluation, inputs, plots, tables, writer
+from simpe.simulators.network import evaluation, inputs, plots, tables, vocabulary, writer
 from simpe.simulators.network.cells import marginals
 from simpe.simulators.network.profiles import NAMES
 from simpe.simulators.network.schema import COLUMNS, OUTCOMES, Flows
@@ -44,14 +45,16 @@ _NEEDS = ("pyarrow", "matplotlib")
 
 
 @dataclass(frozen=True)
-class Traces(Traffic):
+class Traces(Slow, Traffic):
     """Traffic that reads captures and flow tables, and releases a capture.
 
     ``timed`` says that the window ``start``, ``length`` is declared: flows that start outside of it then take no
     part, and those within are compared by when they start. Without it no time of arrival is looked at, and arrivals
     are uniform over the window, a public constant. ``inside``: the prefixes that count as internal in the input;
     synthetic internal hosts get theirs from ``internal`` and ``internal_v6``. ``labels``: the column of a flow table
-    that names each flow's class. ``preset``: how tables are read, see :func:`inputs.read`.
+    that names each flow's class. ``preset``: how tables are read, see :func:`inputs.read`. ``words``: the language
+    model that writes the names in the release's payloads, see :func:`vocabulary.written`; without it they are public
+    words.
 
     Raises ValueError as :class:`Traffic` does, and for what is no prefix.
     """
@@ -63,6 +66,7 @@ class Traces(Traffic):
     inside: tuple[str, ...] = INSIDE
     labels: str | None = None
     preset: str | Mapping[str, Any] | None = None
+    words: Mapping[str, Any] | None = None
     _prior: ClassVar[int] = 4096  # rows of Random in the picture
     _untimed: ClassVar[str] = "arrival times in the release are uniform and tell nothing of the input."
 
@@ -104,6 +108,7 @@ class Traces(Traffic):
             "internal_in_the_input": list(self.inside),
             "labels": self.labels,
             "preset": self.preset if self.preset is None or isinstance(self.preset, str) else dict(self.preset),
+            **({} if self.words is None else {"words": vocabulary.described(self.words)}),
         }
 
     def read(self, private: tuple[str, ...], unit: str | None, progress: Callable[[str, int, int], None]) -> DataSet:
@@ -126,6 +131,8 @@ class Traces(Traffic):
         missing = [name for name in _NEEDS if importlib.util.find_spec(name) is None]
         if missing:
             raise InputError(f"network traces need {' and '.join(missing)}: pip install 'simpe[network]'")
+        if self.words is not None:
+            vocabulary.source_of(self.words)  # what is wrong with it is found before anything is spent
         counts = inputs.Counts()
         columns = [name for name in (inputs.column_of(unit), self.labels) if name is not None]
         flows = inputs.read(
@@ -176,12 +183,18 @@ class Traces(Traffic):
         ``application``, and the label if there is one; the picture (``traffic.png``, its numbers in ``figures.json``)
         compares them with Random, which is public. ``evolution.json`` has the numbers of such pictures of what survived
         each step, by its noisy votes.
+
+        With ``words``, a language model writes the names in payloads first, or they are those that the run folder
+        keeps: post-processing that reads nothing of the input, nor of the release.
         """
         labels: Flows = {}
         if release.labels is not None:
             labels["label"] = named_labels(release.labels.numpy(), release.classes).astype(np.str_)
         flows = self.table(release.params, labels)
-        writer.write(folder / "synthetic.pcap", flows)
+        names = vocabulary.PUBLIC
+        if self.words is not None:
+            names = vocabulary.of_run(self.words, folder.parent, self.progress)
+        writer.write(folder / "synthetic.pcap", flows, vocabulary=names)
         flows["application"] = np.array(NAMES)[flows["profile"]]
         write_tables({name: flows[name] for name in (*COLUMNS, "application", *labels)}, folder)
         prior = self.table(self.random(self._prior, public_generator(0, "prior")))

@@ -18,6 +18,7 @@ from simpe.simulators.network import payloads
 from simpe.simulators.network.payloads import copy, put, ramps, scrambled
 from simpe.simulators.network.profiles import ICMP, ICMPV6, PROFILES, ROLES, TCP, UDP
 from simpe.simulators.network.schema import OUTCOMES, Flows
+from simpe.simulators.network.vocabulary import PUBLIC, Vocabulary
 
 _FIN, _SYN, _RST, _PSH, _ACK = 1, 2, 4, 8, 16
 _OUT, _IN = 0, 1
@@ -31,15 +32,18 @@ Bytes = NDArray[np.uint8]
 _Columns = Mapping[str, NDArray[Any]]
 
 
-def write(path: str | Path, flows: Flows, nanosecond: bool = False) -> int:
+def write(path: str | Path, flows: Flows, nanosecond: bool = False, vocabulary: Vocabulary = PUBLIC) -> int:
     """Write the capture of a planned flow table, as ``Traffic.flows`` gives it; returns the number of packets.
 
     A pcap file of Ethernet frames in the order of their times, to the microsecond or, with ``nanosecond``, to the
-    nanosecond. Builds the capture in memory, some three times its size. Raises OSError where it cannot be written.
+    nanosecond; names in payloads are those of the vocabulary. Builds the capture in memory, some three times its size.
+    Raises OSError where it cannot be written.
     """
     unit = 1 if nanosecond else 1000
     head = np.array([0xA1B23C4D if nanosecond else 0xA1B2C3D4, 4 << 16 | 2, 0, 0, 65535, 1], dtype="<u4")
-    parts = [(part, arena, _packets(part, arena, unit)) for part in _blocks(flows) for arena in [_payloads(part)]]
+    parts = [
+        (part, arena, _packets(part, arena, unit)) for part in _blocks(flows) for arena in [_payloads(part, vocabulary)]
+    ]
     time, lengths = (np.concatenate([p[name] for _, _, p in parts]) for name in ("time", "length"))
     order = np.argsort(time, kind="stable")
     ends = head.nbytes + np.cumsum(lengths[order])
@@ -196,7 +200,7 @@ def _bases(flows: _Columns) -> dict[str, Integers]:
     return {"out": np.cumsum(out) - out, "in": np.cumsum(back) - back + out.sum()}
 
 
-def _payloads(flows: _Columns) -> Bytes:
+def _payloads(flows: _Columns, vocabulary: Vocabulary) -> Bytes:
     """The arena: the payloads of every flow. Over TCP a way is one stream, else every packet is a message."""
     arena = payloads.filler(int(flows["bytes_out"].sum() + flows["bytes_in"].sum()))
     tcp = flows["protocol"] == TCP
@@ -204,11 +208,15 @@ def _payloads(flows: _Columns) -> Bytes:
         streams = np.flatnonzero(tcp & (flows[f"bytes_{way}"] > 0))
         some = {name: column[streams] for name, column in flows.items()}
         size, first = some[f"bytes_{way}"], some[f"long_{way}"]
-        payloads.fill(arena, some["profile"], way, start[streams], size, some["number"], first=first)
+        payloads.fill(
+            arena, some["profile"], way, start[streams], size, some["number"], first=first, vocabulary=vocabulary
+        )
         flow, x = ramps(np.where(tcp, 0, flows[f"data_{way}"]))
         asked = sizes(flows, "out", flow, np.minimum(x, flows["data_out"][flow] - 1))
         at, size = start[flow] + _before(flows, way, flow, x), sizes(flows, way, flow, x)
-        payloads.fill(arena, flows["profile"][flow], way, at, size, flows["number"][flow], x, asked)
+        payloads.fill(
+            arena, flows["profile"][flow], way, at, size, flows["number"][flow], x, asked, vocabulary=vocabulary
+        )
     return arena
 
 
