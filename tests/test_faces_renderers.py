@@ -92,8 +92,10 @@ def test_several_samples_are_the_mean_of_a_larger_picture():
     assert (raster.draw(view, 32, 48, samples=2) - large).abs().max() <= 0.5
 
 
-def test_there_are_no_gaps_between_triangles():
-    """A wall of many triangles lets nothing of a bright background through."""
+@pytest.mark.parametrize("edge", [raster._EDGE, -raster._EDGE])
+def test_there_are_no_gaps_between_triangles(monkeypatch, edge):
+    """A wall of many triangles lets nothing of a bright background through, unless they are a little too small."""
+    monkeypatch.setattr(raster, "_EDGE", edge)
     u = torch.linspace(-1.2, 1.2, 30)
     y, x = torch.meshgrid(u, u + 0.013, indexing="ij")
     i, j = torch.meshgrid(torch.arange(29), torch.arange(29), indexing="ij")
@@ -102,8 +104,18 @@ def test_there_are_no_gaps_between_triangles():
     x, y = x.reshape(1, -1) + 0.1 * y.reshape(1, -1), y.reshape(1, -1)
     white = torch.zeros(1, 3, 3).index_fill(1, torch.tensor([0]), 1.0)
     wall = Scene(x, y, torch.ones_like(x), torch.zeros(1, 3, 900), white, triangles)
-    assert not raster.draw(wall, 61, 53)[:, :, 6:-6].any()
+    assert raster.draw(wall, 61, 53)[:, :, 6:-6].any() == (edge < 0)
     assert raster.draw(Scene(x, y, wall.near, wall.colour, white, triangles.flip(1)), 61, 53).all()  # from behind
+
+
+@given(counts=st.lists(st.integers(0, 5), max_size=30))
+def test_things_are_spread_as_repeat_interleave_does(counts):
+    counts = torch.tensor(counts, dtype=torch.int32)
+    owner, start = raster._spread(counts)
+    assert torch.equal(owner, torch.arange(len(counts), dtype=torch.int32).repeat_interleave(counts))
+    assert torch.equal(start, counts.cumsum(0) - counts)
+    if counts.any() and not counts.all():  # one that owns nothing is not passed over without notice
+        assert not torch.equal(owner, raster._spread(counts[counts > 0])[0]) or counts[: int(owner[-1]) + 1].all()
 
 
 def away_from_silhouettes(view, size):

@@ -1,20 +1,17 @@
 """A batched z-buffer: every triangle of every head at once, on any device.
 
-Triangles that face away or hold no sample are dropped first. The others are grouped by the height and width of their
-boxes, 1 to 3 samples each way; a larger triangle is cut into square tiles. All boxes of one shape are tested in one go.
-A sample that lies in a triangle becomes one whole number, nearness above the triangle's place in the list, and the
-greatest at each place of the picture wins: so the order of triangles does not matter, and nothing is sorted. Colours
-are read last, once a sample; they are planes over the picture, and so is the background.
+Triangles that face away or hold no sample are dropped first. The others are cut into lines of samples; where a line
+enters and leaves its triangle is computed, so that only samples that lie in a triangle are ever listed. Each of these
+becomes one whole number, nearness above the triangle's place in the list, and the greatest at each place of the picture
+wins: so the order of triangles does not matter, and nothing is sorted. Colours are read last, once a sample; they are
+planes over the picture, and so is the background.
 
 Steps are few and large, for each has a price of its own, and blocks of heads small, for the processor's cache.
 """
 
 from __future__ import annotations
 
-import functools
-import operator
-from collections.abc import Callable
-from typing import Any
+import math
 
 import numpy as np
 import torch
@@ -23,53 +20,43 @@ from torch import Tensor
 from simpe.simulators.faces.scene import Scene
 
 _BLOCK = 16 * 64**2  # samples drawn at a time, on a CPU
-_BOX = 3  # side of the largest box that is tested in one piece, samples
-_TILE = 4  # side of the pieces of larger ones
 _EDGE = 1e-3  # square samples by which a triangle is too large, so that neighbours leave no gap
 _LEAST = 1e-6  # square samples; a triangle of less has no front
-_SHAPES = [(h, w) for h in range(1, _BOX + 1) for w in range(1, _BOX + 1)]
-_PLACE, _NUMBER, _COLOUR, _FIRST, _ROWS = slice(12, 15), slice(15, 18), slice(18, 27), slice(27, 29), 29  # of triangles
 
 
 def draw(scene: Scene, height: int, width: int, samples: int = 1) -> Tensor:
     """Draw a scene: uint8 (n, height, width, 3). ``samples`` squared lie in each pixel and are averaged."""
     n, tall, wide = len(scene.x), height * samples, width * samples
-    pixels = torch.empty((n, height, width, 3), device=scene.x.device, dtype=torch.uint8)
+    pixels = torch.empty((3, n, height, width), device=scene.x.device, dtype=torch.uint8)
     rows = max(1, _BLOCK // (tall * wide))
     for start in range(0, n, rows):
         part = slice(start, start + rows)
-        _draw(scene.rows(part), tall, wide, samples, pixels[part])
-    return pixels
+        _draw(scene.rows(part), tall, wide, samples, pixels[:, part])
+    return pixels.permute(1, 2, 3, 0)
 
 
 def _draw(scene: Scene, tall: int, wide: int, samples: int, pixels: Tensor) -> None:
     n, device = len(scene.x), scene.x.device
-    table = _table(scene, tall, wide)
-    head, corners, first, size, counts = _seen(table, scene.triangles, tall, wide)
-    known = torch.zeros((_ROWS, n + len(head)), device=device)
-    known[_COLOUR, :n] = _backgrounds(scene.background, tall, wide)
-    triangles = known[:, n:]
-    _planes(table.flatten(1), corners, first, triangles)
-
-    # The canvas is a little larger than the picture, so that boxes may reach over its edge. It holds nearness (the
-    # bits of a positive float32 are in its order) above a place in the list, where the backgrounds come first.
-    lines, pitch = tall + _TILE, wide + _TILE
-    canvas = torch.arange(n, device=device).repeat_interleave(lines * pitch)
-    place, place_right, place_down = triangles[_PLACE]
-    torch.add((head.float() * lines).add_(first[1]).mul_(pitch), first[0], out=place)
-    place_right[:], place_down[:] = 1, pitch
-    torch.arange(n, n + len(head), device=device, out=triangles[_NUMBER.start])
-    _fill(canvas, triangles[: _NUMBER.stop].view(6, 3, len(head)), counts, size)
-    winner = canvas.reshape(n, lines, pitch)[:, :tall, :wide] & 0xFFFFFFFF
-    _colour(winner, known[_COLOUR.start :], samples, pixels)
+    head, corners, at, first, size = _seen(scene, tall, wide)
+    # What is known of a surface: four planes (nearness, then colours 0..255), and the sample that they start from. A
+    # plane has three rows: value there, change to the right, change down. The backgrounds come first.
+    known = torch.zeros((14, n + len(head)), device=device)
+    known[3:12, :n] = _backgrounds(scene.background, tall, wide)
+    known[12:, n:] = first
+    inside, area = _inside(at, first)
+    _planes(_values(scene, corners), inside, area, known[:12, n:])
+    place = ((head * tall).add_(first[1].int())).mul_(wide).add_(first[0].int())
+    canvas = torch.arange(n, device=device).repeat_interleave(tall * wide)  # nearness above a place in the list
+    _fill(canvas, _sides(inside, area), size, place, known[:3], wide)
+    winner = canvas.view(torch.int32)[::2].reshape(n, tall, wide)  # the lower half comes first
+    _colour(winner, known[3:], samples, pixels)
 
 
-def _where(values: Tensor, test: Callable[[Any], Any]) -> Tensor:
-    """Places, in the flattened values, where a test is true; on a CPU NumPy finds them several times faster."""
-    if values.device.type == "cpu":
-        return torch.from_numpy(np.flatnonzero(test(values.numpy())))
-    found: Tensor = test(values).flatten().nonzero().squeeze(1)
-    return found
+def _where(mask: Tensor) -> Tensor:
+    """Places, in the flattened mask, where it is true; on a CPU NumPy finds them several times faster."""
+    if mask.device.type == "cpu":
+        return torch.from_numpy(np.flatnonzero(mask.numpy()))
+    return mask.flatten().nonzero().squeeze(1)
 
 
 def _taken(values: Tensor, which: Tensor) -> Tensor:
@@ -77,110 +64,133 @@ def _taken(values: Tensor, which: Tensor) -> Tensor:
     return values.view(torch.float32).index_select(1, which).view(values.dtype)
 
 
-def _table(scene: Scene, tall: int, wide: int) -> Tensor:
-    """What is known of vertices (6, n, V): place to the right and down in samples, nearness, colours 0..255."""
-    table = torch.empty((6, *scene.x.shape), device=scene.x.device)
-    torch.mul(scene.x, wide / 2, out=table[0]).add_((wide - 1) / 2)
-    torch.mul(scene.y, -tall / 2, out=table[1]).add_((tall - 1) / 2)
-    table[2] = scene.near
-    torch.mul(scene.colour.transpose(0, 1), 255, out=table[3:])
-    return table
+def _spread(counts: Tensor) -> tuple[Tensor, Tensor]:
+    """Several things each (m,): whose each thing is, and of each owner the number of its first, int32.
 
-
-def _seen(table: Tensor, triangles: Tensor, tall: int, wide: int) -> tuple[Tensor, Tensor, Tensor, Tensor, list[int]]:
-    """The triangles that may be seen, grouped by the shape of their boxes: 1 x 1, 1 x 2 and so on, then all larger.
-
-    Their heads (m,); their corners, as places in the flattened table (3, m); the first samples of their boxes and how
-    many lie in these to the right and down, both (2, m); and how many triangles each group has.
+    repeat_interleave does the same, and where counts are small takes several times as long.
     """
-    n, v = table.shape[1:]
-    after = table[:2].ceil()  # the first sample at or after each vertex; a box ends before the last of these
-    after[0].clamp_(0, wide)
-    after[1].clamp_(0, tall)
-    a, b, c = _taken(after.flatten(0, 1), triangles.T.flatten()).reshape(2, n, 3, -1).unbind(2)
-    first = torch.minimum(torch.minimum(a, b), c)
-    size = torch.maximum(torch.maximum(a, b), c).sub_(first)
-    which = _where(torch.minimum(size[0], size[1]), lambda least: least > 0)
-    head = (which.double() / len(triangles)).int()
-    corners = _taken(triangles.T.int(), which.int().sub_(head * len(triangles))).add_(head * v)
-    (x0, y0), (x1, y1), (x2, y2) = (_taken(table[:2].flatten(1), corner) for corner in corners)
-    area = ((x2 - x0) * (y1 - y0)).sub_((x1 - x0) * (y2 - y0))
-    first, size = (_taken(sides.flatten(1), which) for sides in (first, size))
-    across, down = size.clamp(max=_BOX + 1)
-    kind = down.mul_(_BOX + 1).add_(across).mul_(area.gt_(_LEAST)).to(torch.uint8)
-    groups = [_where(kind, functools.partial(operator.eq, (_BOX + 1) * h + w)) for h, w in _SHAPES]
-    groups.append(_where(kind, lambda k: (k > _BOX * (_BOX + 1) + _BOX) | (k > 0) & (k % (_BOX + 1) == 0)))
-    which = torch.cat(groups)
-    counts = [len(group) for group in groups]
-    return head.index_select(0, which), _taken(corners, which), _taken(first, which), _taken(size, which), counts
+    stop = counts.cumsum(0, dtype=torch.int32)
+    start = stop - counts
+    total = int(stop[-1]) if len(stop) else 0
+    marks = torch.zeros(total + 1, device=counts.device, dtype=torch.int32)
+    marks.scatter_add_(0, start.long(), torch.ones_like(start))
+    return marks[:total].cumsum(0, dtype=torch.int32).sub_(1), start
 
 
-def _planes(table: Tensor, corners: Tensor, first: Tensor, out: Tensor) -> None:
-    """Fill in what is known of triangles from vertices (6, n V), their corners (3, m) and the first samples (2, m).
+def _seen(scene: Scene, tall: int, wide: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """The triangles that may be seen: those that show their front and whose boxes hold a sample.
 
-    Planes have three rows: value at the first sample, change to the right, change down. First come three that are
-    positive within the triangle (which _EDGE enlarges), then nearness; ``_COLOUR`` are the colours, ``_FIRST`` is
-    ``first`` itself.
+    Their heads (m,); their corners, as places among all vertices of all heads (3, m), and on the picture in samples to
+    the right and down (3, 2, m); the first samples of their boxes and how many lie in these, both (2, m).
     """
-    taken = torch.empty((3, *table.shape[:1], corners.shape[1]), device=table.device)
-    for corner, own in zip(corners, taken, strict=True):
-        torch.index_select(table, 1, corner, out=own)
-    at, values = taken[:, :2], taken[:, 2:]
-    edge = torch.empty(at.shape, device=table.device)  # from each corner to the next
+    n, v = scene.x.shape
+    triangles = scene.triangles.T.int()
+    points = torch.empty((2, n, v), device=scene.x.device)
+    torch.mul(scene.x, wide / 2, out=points[0]).add_((wide - 1) / 2)
+    torch.mul(scene.y, -tall / 2, out=points[1]).add_((tall - 1) / 2)
+    known = torch.empty((5, 2, n, triangles.shape[1]), device=points.device)
+    for corner, own in zip(triangles, known, strict=False):
+        torch.index_select(points.flatten(0, 1), 1, corner, out=own.flatten(0, 1))
+    a, b, c, first, size = known
+    torch.minimum(torch.minimum(a, b, out=first), c, out=first).ceil_()
+    torch.maximum(torch.maximum(a, b, out=size), c, out=size).ceil_()
+    for box in (first, size):
+        box[0].clamp_(0, wide)
+        box[1].clamp_(0, tall)
+    size -= first
+    mask = (torch.minimum(size[0], size[1]) > 0).logical_and_(_across(b - a, c - a) > _LEAST)
+    which = _where(mask)
+    head = torch.arange(n, device=mask.device, dtype=torch.int32).repeat_interleave(mask.sum(1))
+    own = which.int().sub_(head * triangles.shape[1])
+    corners = _taken(triangles, own).add_(head * v)
+    at = _taken(known.view(10, -1), which)
+    return head, corners, at[:6].view(3, 2, -1), at[6:8], at[8:]
+
+
+def _across(u: Tensor, v: Tensor) -> Tensor:
+    """Twice the area between two edges (2, ...), positive where the front is seen (down is positive)."""
+    return (v[0] * u[1]).sub_(u[0] * v[1])
+
+
+def _values(scene: Scene, corners: Tensor) -> Tensor:
+    """Nearness and colours 0..255 at corners (3, m): (3, 4, m)."""
+    table = torch.empty((4, *scene.x.shape), device=corners.device)
+    table[0] = scene.near
+    torch.mul(scene.colour.transpose(0, 1), 255, out=table[1:])
+    out = torch.empty((3, 4, corners.shape[1]), device=corners.device)
+    for corner, own in zip(corners, out, strict=True):
+        torch.index_select(table.flatten(1), 1, corner, out=own)
+    return out
+
+
+def _inside(at: Tensor, first: Tensor) -> tuple[Tensor, Tensor]:
+    """Planes (3, 3, m), one for each edge, that are positive within the triangle; their sum, (m,), twice its area."""
+    edge = torch.empty_like(at)  # from each corner to the next
     torch.sub(at[1:], at[:2], out=edge[:2])
     torch.sub(at[0], at[2], out=edge[2])
     away = first - at
-    inside = out[:9].view(3, 3, out.shape[1])
+    inside = torch.empty((3, 3, at.shape[2]), device=at.device)
+    torch.sub(away[:, 0] * edge[:, 1], away[:, 1] * edge[:, 0], out=inside[:, 0])
     inside[:, 1] = edge[:, 1]
     torch.neg(edge[:, 0], out=inside[:, 2])
-    torch.sub(away[:, 0] * edge[:, 1], away[:, 1] * edge[:, 0], out=inside[:, 0])
-    area = (edge[0, 0] * edge[2, 1]).sub_(edge[2, 0] * edge[0, 1])
-    # A corner's share is the plane that is 0 on the edge across from it.
-    third, first_corner = (values[2] - values[1]).div_(area), (values[0] - values[1]).div_(area)
-    for rows, i in ((slice(9, 12), slice(0, 1)), (_COLOUR, slice(1, 4))):
-        known = out[rows].view((rows.stop - rows.start) // 3, 3, out.shape[1])
-        torch.add(third[i, None] * inside[0], first_corner[i, None] * inside[1], out=known)
-        known[:, 0] += values[1, i]
-    inside[:, 0] += (area / 16).clamp_(max=_EDGE)  # a sliver by less: its values run steeply
-    out[_FIRST] = first
+    return inside, _across(edge[2], edge[0])
 
 
-def _fill(canvas: Tensor, planes: Tensor, counts: list[int], size: Tensor) -> None:
-    """Test all boxes, and put the samples that lie inside into the canvas where they are nearest.
+def _planes(values: Tensor, inside: Tensor, area: Tensor, out: Tensor) -> None:
+    """Fill in planes from values (3, k, m) at the corners. A corner's share is the plane of the edge across from it."""
+    third, first = (values[2] - values[1]).div_(area), (values[0] - values[1]).div_(area)
+    planes = out.unflatten(0, (-1, 3))
+    torch.add(third[:, None] * inside[0], first[:, None] * inside[1], out=planes)
+    planes[:, 0] += values[1]
 
-    ``planes`` (6, 3, m): three that must be positive, nearness, place in the canvas and number. ``counts``: boxes of
-    each shape. ``size`` (2, m): samples of a box to the right and down.
+
+def _sides(inside: Tensor, area: Tensor) -> Tensor:
+    """Where lines enter and leave triangles (2, 4, m).
+
+    Two edges where they enter, of which the later counts, and two where they leave, of which the earlier does: samples
+    to the right of the first one, on the first line; and the change from line to line.
     """
-    small = sum(counts[:-1])
-    boxes = [*zip(_SHAPES, torch.split(planes, counts, 2), strict=False)]
-    boxes.append(((_TILE, _TILE), _tiles(planes[..., small:], size[:, small:])))
-    each = torch.empty((6, sum(h * w * own.shape[2] for (h, w), own in boxes)), device=canvas.device)
-    steps = torch.arange(_TILE, device=canvas.device, dtype=torch.float32)[:, None]
-    stop = 0
-    for (h, w), own in boxes:
-        start, stop = stop, stop + h * w * own.shape[2]
-        value, right, down = own.unbind(1)
-        line = value[:, None] + down[:, None] * steps[:h]
-        out = each[:, start:stop].view(6, h, w, own.shape[2])
-        torch.add(line[:, :, None], (right[:, None] * steps[:w])[:, None], out=out)
-    hit = _where(torch.minimum(torch.minimum(each[0], each[1]), each[2]), lambda least: least >= 0)
-    near, place, number = (row.index_select(0, hit) for row in each[3:])
-    key = torch.stack([number.int(), near.view(torch.int32)], 1).view(torch.int64)  # the lower half comes first
+    inside[:, 0] += (area / 16).clamp_(max=_EDGE)  # a sliver by less: its values run steeply
+    right = inside[:, 1, None]
+    crossed = inside[:, ::2] / -right
+    out = torch.empty((2, 4, len(area)), device=area.device)
+    for sides, chosen, never in ((out[:, :2], right > 0, -math.inf), (out[:, 2:], right < 0, math.inf)):
+        otherwise = torch.tensor([[never], [0.0]], device=area.device)
+        middle = torch.where(chosen[1], crossed[1], otherwise)
+        sides[:, 0] = torch.where(chosen[0], crossed[0], middle)
+        sides[:, 1] = torch.where(chosen[2], crossed[2], middle)
+    return out
+
+
+def _fill(canvas: Tensor, sides: Tensor, size: Tensor, place: Tensor, near: Tensor, wide: int) -> None:
+    """Put the samples that lie inside triangles into the canvas where they are nearest.
+
+    ``sides`` (2, 4, m); ``size`` (2, m) of boxes; ``place`` (m,) of their first samples in the canvas; ``near`` (3, n +
+    m), planes.
+    """
+    before = near.shape[1] - len(place)
+    owner, start = _spread(size[1].int())
+    table = torch.cat([sides.flatten(0, 1), near[::2, before:], size[:1], start.view(torch.float32)[None],
+        place.view(torch.float32)[None]])  # fmt: skip
+    line = table.index_select(1, owner)
+    start, place = line[11:].view(torch.int32)
+    down = torch.arange(len(owner), device=owner.device, dtype=torch.int32).sub_(start)
+    place += down * wide
+    down = down.float()
+    crossed = line[:4].add_(line[4:8].mul_(down))
+    nearness = line[8].add_(line[9].mul_(down))
+    enter = torch.maximum(crossed[0], crossed[1]).ceil_().clamp_(min=0)
+    leave = torch.minimum(torch.minimum(crossed[2], crossed[3]).floor_(), line[10] - 1)
+    count = leave.sub_(enter).add_(1).clamp_(min=0).int()
+    of, start = _spread(count)
+    rows = torch.stack([nearness.view(torch.int32), place, enter.int().sub_(start), owner.add_(before)])
+    nearness, place, right, number = _taken(rows, of)
+    right += torch.arange(len(of), device=of.device, dtype=torch.int32)
+    place += right
+    slope = near[1].index_select(0, number)
+    nearness = slope.mul_(right.float()).add_(nearness.view(torch.float32))
+    key = torch.stack([number, nearness.view(torch.int32)], 1).view(torch.int64)  # the lower half comes first
     canvas.scatter_reduce_(0, place.long(), key.squeeze(1), "amax")
-
-
-def _tiles(planes: Tensor, size: Tensor) -> Tensor:
-    """The planes of larger boxes, cut into tiles."""
-    across, down = (size + (_TILE - 1)).long() // _TILE
-    count = across * down
-    whole = torch.arange(len(count), device=size.device).repeat_interleave(count)
-    nth = torch.arange(len(whole), device=size.device) - (count.cumsum(0) - count).index_select(0, whole)
-    across = across.index_select(0, whole)
-    row = (nth.double() / across).long()
-    right, below = (nth - row * across) * _TILE, row * _TILE
-    planes = _taken(planes.flatten(0, 1), whole).view(6, 3, len(whole))
-    planes[:, 0] += (planes[:, 1] * right.float()).add_(planes[:, 2] * below.float())
-    return planes
 
 
 def _backgrounds(background: Tensor, tall: int, wide: int) -> Tensor:
@@ -204,4 +214,4 @@ def _colour(winner: Tensor, known: Tensor, samples: int, pixels: Tensor) -> None
         value = value.floor_()
         parts = [value[..., j::samples, k::samples] for j in range(samples) for k in range(samples)]
         value = sum(parts[1:], parts[0]).add_(samples * samples // 2).div_(samples * samples)
-    pixels.copy_(value.permute(1, 2, 3, 0))
+    pixels.copy_(value)
