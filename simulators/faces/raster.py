@@ -11,17 +11,17 @@ Steps are few and large, for each has a price of its own, and blocks of heads sm
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import torch
 from torch import Tensor
 
 from simpe.simulators.faces.scene import Scene
 
-_BLOCK = 16 * 64**2  # samples drawn at a time, on a CPU
+_BLOCK = 32 * 64**2  # samples drawn at a time, on a CPU
 _EDGE = 1e-3  # square samples by which a triangle is too large, so that neighbours leave no gap
 _LEAST = 1e-6  # square samples; a triangle of less has no front
+_NOTHING = 1e-20
+_SURFACE, _PLANES, _LINES = slice(0, 11), slice(2, 14), slice(11, 26)  # rows of what is known of triangles
 
 
 def draw(scene: Scene, height: int, width: int, samples: int = 1) -> Tensor:
@@ -36,20 +36,31 @@ def draw(scene: Scene, height: int, width: int, samples: int = 1) -> Tensor:
 
 
 def _draw(scene: Scene, tall: int, wide: int, samples: int, pixels: Tensor) -> None:
+    """Draw a few heads. Of each background, then of each triangle that may be seen, 26 numbers are known:
+
+    the first sample of its box, right and down; planes, each a value there and its changes to the right and down, of
+    the three colours 0..255, of nearness, and of three that are positive within the triangle; the width of the box, the
+    number of the first of the triangle's lines, and the place of the first sample (the last two int32).
+    """
     n, device = len(scene.x), scene.x.device
     head, corners, at, first, size = _seen(scene, tall, wide)
-    # What is known of a surface: four planes (nearness, then colours 0..255), and the sample that they start from. A
-    # plane has three rows: value there, change to the right, change down. The backgrounds come first.
-    known = torch.zeros((14, n + len(head)), device=device)
-    known[3:12, :n] = _backgrounds(scene.background, tall, wide)
-    known[12:, n:] = first
-    inside, area = _inside(at, first)
-    _planes(_values(scene, corners), inside, area, known[:12, n:])
-    place = ((head * tall).add_(first[1].int())).mul_(wide).add_(first[0].int())
+    known = torch.zeros((_LINES.stop, n + len(head)), device=device)
+    known[2:11, :n] = _backgrounds(scene.background, tall, wide)
+    of_triangles = known[:, n:]
+    of_triangles[:2] = first
+    inside = of_triangles[14:23].view(3, 3, len(head))
+    area = _inside(at, first, inside)
+    _planes(_values(scene, corners), inside, area, of_triangles[_PLANES].view(4, 3, len(head)))
+    inside[:, 0] += (area / 16).clamp_(max=_EDGE)  # a sliver by less: its values run steeply
+    owner, start = _spread(size[1].int())
+    of_triangles[23] = size[0]
+    whole = of_triangles[24:].view(torch.int32)
+    whole[0] = start
+    torch.add((head * tall).add_(first[1].int()).mul_(wide), first[0].int(), out=whole[1])
     canvas = torch.arange(n, device=device).repeat_interleave(tall * wide)  # nearness above a place in the list
-    _fill(canvas, _sides(inside, area), size, place, known[:3], wide)
+    _fill(canvas, known, owner.add_(n), wide)
     winner = canvas.view(torch.int32)[::2].reshape(n, tall, wide)  # the lower half comes first
-    _colour(winner, known[3:], samples, pixels)
+    _colour(winner, known[_SURFACE], samples, pixels)
 
 
 def _where(mask: Tensor) -> Tensor:
@@ -98,9 +109,12 @@ def _seen(scene: Scene, tall: int, wide: int) -> tuple[Tensor, Tensor, Tensor, T
         box[0].clamp_(0, wide)
         box[1].clamp_(0, tall)
     size -= first
-    mask = (torch.minimum(size[0], size[1]) > 0).logical_and_(_across(b - a, c - a) > _LEAST)
-    which = _where(mask)
-    head = torch.arange(n, device=mask.device, dtype=torch.int32).repeat_interleave(mask.sum(1))
+    # A box that holds a sample is at least 1 either way.
+    least = torch.minimum(torch.minimum(size[0], size[1]), _across(b - a, c - a))
+    which = _where(least > _LEAST)
+    heads = torch.arange(n + 1, device=which.device)
+    ends = torch.searchsorted(which, heads * triangles.shape[1])
+    head = heads[:n].int().repeat_interleave(ends.diff())
     own = which.int().sub_(head * triangles.shape[1])
     corners = _taken(triangles, own).add_(head * v)
     at = _taken(known.view(10, -1), which)
@@ -113,84 +127,64 @@ def _across(u: Tensor, v: Tensor) -> Tensor:
 
 
 def _values(scene: Scene, corners: Tensor) -> Tensor:
-    """Nearness and colours 0..255 at corners (3, m): (3, 4, m)."""
+    """Colours 0..255 and nearness at corners (3, m): (3, 4, m)."""
     table = torch.empty((4, *scene.x.shape), device=corners.device)
-    table[0] = scene.near
-    torch.mul(scene.colour.transpose(0, 1), 255, out=table[1:])
+    torch.mul(scene.colour.transpose(0, 1), 255, out=table[:3])
+    table[3] = scene.near
     out = torch.empty((3, 4, corners.shape[1]), device=corners.device)
     for corner, own in zip(corners, out, strict=True):
         torch.index_select(table.flatten(1), 1, corner, out=own)
     return out
 
 
-def _inside(at: Tensor, first: Tensor) -> tuple[Tensor, Tensor]:
-    """Planes (3, 3, m), one for each edge, that are positive within the triangle; their sum, (m,), twice its area."""
+def _inside(at: Tensor, first: Tensor, out: Tensor) -> Tensor:
+    """Fill in planes (3, 3, m), one for each edge, that are positive within; return their sum (m,), twice the area."""
     edge = torch.empty_like(at)  # from each corner to the next
     torch.sub(at[1:], at[:2], out=edge[:2])
     torch.sub(at[0], at[2], out=edge[2])
     away = first - at
-    inside = torch.empty((3, 3, at.shape[2]), device=at.device)
-    torch.sub(away[:, 0] * edge[:, 1], away[:, 1] * edge[:, 0], out=inside[:, 0])
-    inside[:, 1] = edge[:, 1]
-    torch.neg(edge[:, 0], out=inside[:, 2])
-    return inside, _across(edge[2], edge[0])
+    torch.sub(away[:, 0] * edge[:, 1], away[:, 1] * edge[:, 0], out=out[:, 0])
+    out[:, 1] = edge[:, 1]
+    torch.neg(edge[:, 0], out=out[:, 2])
+    return _across(edge[2], edge[0])
 
 
 def _planes(values: Tensor, inside: Tensor, area: Tensor, out: Tensor) -> None:
-    """Fill in planes from values (3, k, m) at the corners. A corner's share is the plane of the edge across from it."""
+    """Fill in planes (k, 3, m) of values (3, k, m) at corners. A corner's share is the plane of the edge across."""
     third, first = (values[2] - values[1]).div_(area), (values[0] - values[1]).div_(area)
-    planes = out.unflatten(0, (-1, 3))
-    torch.add(third[:, None] * inside[0], first[:, None] * inside[1], out=planes)
-    planes[:, 0] += values[1]
+    torch.mul(third[:, None], inside[0], out=out)
+    out += first[:, None] * inside[1]
+    out[:, 0] += values[1]
 
 
-def _sides(inside: Tensor, area: Tensor) -> Tensor:
-    """Where lines enter and leave triangles (2, 4, m).
+def _fill(canvas: Tensor, known: Tensor, owner: Tensor, wide: int) -> None:
+    """Put the samples that lie inside triangles into the canvas where they are nearest; ``owner``: of each line.
 
-    Two edges where they enter, of which the later counts, and two where they leave, of which the earlier does: samples
-    to the right of the first one, on the first line; and the change from line to line.
+    A plane is positive to the right of where it is 0 if it rises to the right, else to the left. Divided by almost
+    nothing in place of its rise or fall, it sets no bound, but for a line that lies outside altogether.
     """
-    inside[:, 0] += (area / 16).clamp_(max=_EDGE)  # a sliver by less: its values run steeply
-    right = inside[:, 1, None]
-    crossed = inside[:, ::2] / -right
-    out = torch.empty((2, 4, len(area)), device=area.device)
-    for sides, chosen, never in ((out[:, :2], right > 0, -math.inf), (out[:, 2:], right < 0, math.inf)):
-        otherwise = torch.tensor([[never], [0.0]], device=area.device)
-        middle = torch.where(chosen[1], crossed[1], otherwise)
-        sides[:, 0] = torch.where(chosen[0], crossed[0], middle)
-        sides[:, 1] = torch.where(chosen[2], crossed[2], middle)
-    return out
-
-
-def _fill(canvas: Tensor, sides: Tensor, size: Tensor, place: Tensor, near: Tensor, wide: int) -> None:
-    """Put the samples that lie inside triangles into the canvas where they are nearest.
-
-    ``sides`` (2, 4, m); ``size`` (2, m) of boxes; ``place`` (m,) of their first samples in the canvas; ``near`` (3, n +
-    m), planes.
-    """
-    before = near.shape[1] - len(place)
-    owner, start = _spread(size[1].int())
-    table = torch.cat([sides.flatten(0, 1), near[::2, before:], size[:1], start.view(torch.float32)[None],
-        place.view(torch.float32)[None]])  # fmt: skip
-    line = table.index_select(1, owner)
-    start, place = line[11:].view(torch.int32)
+    line = _taken(known[_LINES], owner)
+    start, place = line[13:].view(torch.int32)
     down = torch.arange(len(owner), device=owner.device, dtype=torch.int32).sub_(start)
     place += down * wide
     down = down.float()
-    crossed = line[:4].add_(line[4:8].mul_(down))
-    nearness = line[8].add_(line[9].mul_(down))
-    enter = torch.maximum(crossed[0], crossed[1]).ceil_().clamp_(min=0)
-    leave = torch.minimum(torch.minimum(crossed[2], crossed[3]).floor_(), line[10] - 1)
-    count = leave.sub_(enter).add_(1).clamp_(min=0).int()
-    of, start = _spread(count)
-    rows = torch.stack([nearness.view(torch.int32), place, enter.int().sub_(start), owner.add_(before)])
-    nearness, place, right, number = _taken(rows, of)
+    near, slope = line[0].add_(line[2] * down), line[1]
+    value, right, below = line[3:12].view(3, 3, len(owner)).unbind(1)
+    value += below.mul_(down)
+    a, b, c = value / right.clamp(min=_NOTHING)
+    enter = torch.minimum(torch.minimum(a, b, out=a), c, out=a).neg_().ceil_().clamp_(min=0)
+    a, b, c = value.abs_().add_(1e-9).div_(right.neg_().clamp_(min=_NOTHING))
+    leave = torch.minimum(torch.minimum(a, b, out=a), c, out=a).floor_()
+    count = torch.minimum(leave, line[12] - 1).sub_(enter).add_(1).clamp_(min=0).int()
+    of, first = _spread(count)
+    rows = torch.stack([near, slope, *(x.view(torch.float32) for x in (place, enter.int().sub_(first), owner))])
+    taken = rows.index_select(1, of)
+    near, slope = taken[:2]
+    place, right, number = taken[2:].view(torch.int32)
     right += torch.arange(len(of), device=of.device, dtype=torch.int32)
-    place += right
-    slope = near[1].index_select(0, number)
-    nearness = slope.mul_(right.float()).add_(nearness.view(torch.float32))
-    key = torch.stack([number, nearness.view(torch.int32)], 1).view(torch.int64)  # the lower half comes first
-    canvas.scatter_reduce_(0, place.long(), key.squeeze(1), "amax")
+    near += slope.mul_(right)
+    key = torch.stack([number, near.view(torch.int32)], 1).view(torch.int64)  # the lower half comes first
+    canvas.scatter_reduce_(0, place.add_(right).long(), key.squeeze(1), "amax")
 
 
 def _backgrounds(background: Tensor, tall: int, wide: int) -> Tensor:
@@ -203,7 +197,7 @@ def _backgrounds(background: Tensor, tall: int, wide: int) -> Tensor:
 def _colour(winner: Tensor, known: Tensor, samples: int, pixels: Tensor) -> None:
     """The colours of the winners (n, tall, wide), averaged over the samples of a pixel."""
     taken = _taken(known, winner.flatten()).reshape(-1, *winner.shape)
-    planes, (left, top) = taken[:9].view(3, 3, *winner.shape), taken[9:]
+    (left, top), planes = taken[:2], taken[2:].view(3, 3, *winner.shape)
     _, tall, wide = winner.shape
     across = torch.arange(wide, device=known.device, dtype=torch.float32)
     down = torch.arange(tall, device=known.device, dtype=torch.float32)[:, None]
