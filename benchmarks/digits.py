@@ -10,7 +10,9 @@ benchmarks/results/digits/NAME.json with its settings, date and commit. A row th
 Kinds: simpe (the defaults), random (the simulator's prior, no private data: `--epsilon` is ignored), ceiling (the
 defaults without noise: NOT private, what the simulator could do; with --epsilon 1000, as many places live as the rows
 can fill), adaptive (a run that may end its stage early), mixture (of typefaces and of pen strokes, in place of one
-simulator that has both), draw-text (Sim-PE's simulator and schedule, with our embedder; 60,000 samples, as published),
+simulator that has both), diffusion (a small diffusion model in place of the simulator, whose draws it was trained on
+for three minutes), then-diffusion (two steps of the simulator, then two of that model; both are slow: take fewer
+`--rows` and `--samples`), draw-text (Sim-PE's simulator and schedule, with our embedder; 60,000 samples, as published),
 pixels (Private Evolution without a simulator: random images whose pixels vary), dp-sgd (an autoencoder trained on the
 private rows with DP-SGD; needs opacus).
 """
@@ -19,6 +21,7 @@ import argparse
 import datetime
 import json
 import resource
+import runpy
 import subprocess
 import time
 from dataclasses import replace
@@ -29,7 +32,7 @@ import torch
 from rivals.dpsgd import synthesise
 
 from simpe import Budget, Strategy, metrics, runs, schedule
-from simpe.config import make_config
+from simpe.config import StageConfig, make_config
 from simpe.data import read
 from simpe.population import Population, public_generator
 from simpe.release import read_samples
@@ -38,9 +41,13 @@ from simpe.simulators.digits import Digits
 from simpe.simulators.drawtext import DrawText
 
 RESULTS = Path(__file__).parent / "results" / "digits"
+EXAMPLE = Path(__file__).parents[1] / "examples" / "digits_then_diffusion.py"
 SAMPLES = 40_000
 DELTA = 1e-5
-KINDS = ("simpe", "adaptive", "mixture", "pixels", "random", "ceiling", "draw-text", "dp-sgd")
+MINUTES = 3  # of training a diffusion model
+KINDS = (
+    "simpe", "adaptive", "mixture", "diffusion", "then-diffusion", "pixels", "random", "ceiling", "draw-text", "dp-sgd",
+)  # fmt: skip
 NOISELESS = ("random", "ceiling")
 
 
@@ -61,25 +68,34 @@ def subset(data: Path, rows: int, seed: int) -> str:
     return str(path)
 
 
+def diffusion() -> dict:
+    """Options of a source that has seen draws of the simulator alone; trained where it is not there yet."""
+    folder = Path("runs/benchmark/diffusion")
+    if not folder.is_dir():
+        runpy.run_path(str(EXAMPLE))["train"](Digits(), folder, 60 * MINUTES)
+    return {"model": str(folder), "classes": list("0123456789"), "steps": 16, "batch": 128}
+
+
 def make_release(arguments: argparse.Namespace, name: str) -> tuple[np.ndarray, np.ndarray, dict]:
     """Images, labels and settings of a row."""
     if arguments.kind == "random":
         simulator = Digits()
-        p = simulator.space.sample(SAMPLES, public_generator(arguments.seed, "random parameters"))
-        labels = torch.arange(SAMPLES) % 10
+        p = simulator.space.sample(arguments.samples, public_generator(arguments.seed, "random parameters"))
+        labels = torch.arange(arguments.samples) % 10
         images = render(simulator, Population(p, labels, torch.full_like(labels, -1)))
         return images.numpy(), labels.numpy(), {}
     if arguments.kind == "dp-sgd":
         private = read(subset(arguments.data, arguments.rows, arguments.seed))
         return synthesise(
-            private.samples, private.labels.astype(np.int64), 10, SAMPLES, arguments.epsilon, DELTA, arguments.seed
-        )
+            private.samples, private.labels.astype(np.int64), 10, arguments.samples, arguments.epsilon, DELTA,
+            arguments.seed,
+        )  # fmt: skip
     out = Path("runs/benchmark") / name
     noise = no_noise if arguments.kind == "ceiling" else None
     if (out / "private").exists():
         runs.resume(out, noise=noise)
     else:
-        simulator, samples = "digits", SAMPLES
+        simulator, samples, steps, then = "digits", arguments.samples, arguments.steps, ()
         strategy = Strategy(**json.loads(arguments.strategy)) if arguments.strategy else None
         if arguments.kind == "draw-text":
             simulator, samples = "draw-text", 60_000
@@ -89,12 +105,17 @@ def make_release(arguments: argparse.Namespace, name: str) -> tuple[np.ndarray, 
         if arguments.kind == "mixture":
             simulator, strategy = "mixture", strategy or Digits.strategy
             options = {"sources": [{"simulator": "digits", "shapes": shapes} for shapes in ("typefaces", "strokes")]}
+        if arguments.kind == "diffusion":
+            simulator, options, strategy = "diffusion", diffusion(), strategy or Strategy(start=5, children=2)
+        if arguments.kind == "then-diffusion":
+            gently = Strategy(children=2, strength=0.35, decay=0.6)
+            steps, then = 2, (StageConfig(simulator="diffusion", options=diffusion(), steps=2, strategy=gently),)
         if arguments.kind == "pixels":
             simulator = "rivals.pixels:Pixels"
         config = make_config(
             simulator=simulator, private=subset(arguments.data, arguments.rows, arguments.seed), out=out,
             epsilon=arguments.epsilon, delta=DELTA, samples=samples, seed=arguments.seed,
-            strategy=strategy, steps=arguments.steps, options=options, adaptive=arguments.kind == "adaptive",
+            strategy=strategy, steps=steps, options=options, then=then, adaptive=arguments.kind == "adaptive",
         )  # fmt: skip
         runs.start(config, noise=noise)
     certificate = json.loads((out / "release" / "certificate.json").read_text())
@@ -113,7 +134,9 @@ def row(arguments: argparse.Namespace) -> None:
     name = "-".join(
         [arguments.kind]
         + ([f"eps{arguments.epsilon:g}"] if arguments.kind not in NOISELESS else [])
-        + [f"rows{arguments.rows}", f"seed{arguments.seed}"]
+        + [f"rows{arguments.rows}"]
+        + ([f"samples{arguments.samples}"] if arguments.samples != SAMPLES else [])
+        + [f"seed{arguments.seed}"]
         + ([arguments.tag] if arguments.tag else [])
     )
     path = RESULTS / f"{name}.json"
@@ -127,7 +150,8 @@ def row(arguments: argparse.Namespace) -> None:
     found = metrics.evaluate(images, labels, test.samples, test.labels, task="classify", seed=arguments.seed)
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
     result = {
-        "kind": arguments.kind, "epsilon": arguments.epsilon, "rows": arguments.rows, "seed": arguments.seed,
+        "kind": arguments.kind, "epsilon": arguments.epsilon, "rows": arguments.rows, "samples": len(images),
+        "seed": arguments.seed,
         "seconds": {"run": round(made - begun, 1), "evaluation": round(time.perf_counter() - made, 1)},
         "peak_memory_gib": peak,
         "metrics": found, "settings": settings, "commit": commit.stdout.strip(),
@@ -144,16 +168,16 @@ def table() -> None:
     for path in sorted(RESULTS.glob("*.json")):
         one = json.loads(path.read_text())
         epsilon = one["epsilon"] if one["kind"] not in NOISELESS else None
-        found.setdefault((one["kind"], one["rows"], epsilon), []).append(one)
-    print("| what | private rows | epsilon | accuracy | 1-NN | Frechet | run, seconds | seeds |")
-    print("| --- | --- | --- | --- | --- | --- | --- | --- |")
-    for (kind, rows, epsilon), group in sorted(found.items(), key=str):
+        found.setdefault((one["kind"], one["rows"], one.get("samples", SAMPLES), epsilon), []).append(one)
+    print("| what | private rows | samples | epsilon | accuracy | 1-NN | Frechet | run, seconds | seeds |")
+    print("| --- " * 9 + "|")
+    for (kind, rows, samples, epsilon), group in sorted(found.items(), key=str):
         accuracy = [100 * one["metrics"]["classify"]["accuracy"] for one in group]
         nearest = [100 * one["metrics"]["classify"]["nearest_neighbour_accuracy"] for one in group]
         frechet = [one["metrics"]["frechet_distance"] for one in group]
         seconds = [one["seconds"]["run"] for one in group]
         print(
-            f"| {kind} | {'none' if kind == 'random' else rows} | {'' if epsilon is None else epsilon} "
+            f"| {kind} | {'none' if kind == 'random' else rows} | {samples} | {'' if epsilon is None else epsilon} "
             f"| {np.mean(accuracy):.1f} ± {np.std(accuracy):.1f} | {np.mean(nearest):.1f} | {np.mean(frechet):.4f} "
             f"| {np.mean(seconds):.0f} | {len(group)} |"
         )
@@ -167,6 +191,7 @@ if __name__ == "__main__":
     one.add_argument("--kind", choices=KINDS, default="simpe")
     one.add_argument("--epsilon", type=float, default=1.0)
     one.add_argument("--rows", type=int, default=60_000)
+    one.add_argument("--samples", type=int, default=SAMPLES)
     one.add_argument("--seed", type=int, default=0)
     one.add_argument("--strategy", help="JSON of a Strategy, in place of the simulator's")
     one.add_argument("--steps", type=int)
