@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -76,6 +77,16 @@ class Setup:
         own = self.strategy.release_strength
         return self.strength(steps) if own is None else own
 
+    @property
+    def pooled(self) -> bool:
+        """Whether all classes share their candidates, which then have the first label."""
+        return self.strategy.shared or self.strategy.marginals > 0
+
+    def noise(self, step: int) -> float:
+        """Standard deviation of the noise in a candidate's votes at a step, those of all classes that share it."""
+        apart = len(self.classes) if self.strategy.shared else 1
+        return self.schedule.vote_noise[step] * self.spread * math.sqrt(apart)
+
 
 @dataclass(frozen=True)
 class State:
@@ -103,7 +114,8 @@ class Info:
     within each class; ``counts`` are their noisy votes. ``uniform`` lists the classes in which no candidate had a
     positive count, so that the choice was uniform. ``signal`` is the root mean square of all candidates' votes in
     standard deviations of the noise, estimated without bias from the noisy ones. ``taken`` are the steps of all stages
-    so far, with this one.
+    so far, with this one. Where classes share candidates and are counted apart, ``by_class`` (classes, survivors) are
+    the counts of each class, and ``counts`` their sum.
     """
 
     step: int
@@ -112,6 +124,7 @@ class Info:
     counts: Tensor
     noise: float
     uniform: tuple[int, ...]
+    by_class: Tensor | None = None
     stage: int = 0
     signal: float = 0.0
     taken: int = 1
@@ -135,7 +148,7 @@ def init(setup: Setup, private: PrivateData) -> State:
         return _init_given(setup, setup.given, torch.from_numpy(counts))
     samples = setup.samples or min(max(1, round(total) * private.k), MOST_COUNTED)
     outputs = selection.apportion(torch.from_numpy(counts), samples).tolist()
-    known = [total] if setup.strategy.marginals else counts.tolist()
+    known = [total] if setup.pooled else counts.tolist()
     room = _places(setup, tuple(known), tuple(outputs), 0)
     labels = torch.repeat_interleave(
         torch.arange(len(room)), torch.tensor([n * setup.strategy.start for n in room], dtype=torch.int64)
@@ -159,27 +172,34 @@ def step(setup: Setup, private: PrivateData, state: State) -> tuple[State, Info]
     """Vary, vote, select: one iteration of Private Evolution. The first step of a run votes on what Random drew."""
     t, strategy = state.step, setup.strategy
     candidates = state.population if t == setup.stage == 0 else _offspring(setup, state)
-    noise, felt = setup.schedule.vote_noise[t], setup.schedule.vote_noise[t] * setup.spread
+    noise, felt = setup.schedule.vote_noise[t], setup.noise(t)
     scale = private.charge(noise, strategy.neighbours == 1).sensitivity
+    ballot = _ballot(setup, candidates)
+
+    def embedded() -> Tensor:
+        each = _embed(setup, candidates, t)
+        return each if ballot is candidates else each.repeat(len(setup.classes), 1)
+
     votes = private.votes(
         setup.embedder,
-        lambda: _embed(setup, candidates, t),
-        candidates.labels,
+        embedded,
+        ballot.labels,
         noise,
         address=f"{setup.stage}/{t}/votes",
-        digest=candidates.digest(),
+        digest=ballot.digest(),
         neighbours=strategy.neighbours,
         metric=strategy.metric,
         shared=strategy.marginals > 0,
         progress=lambda done, total: setup.progress(f"{_name(setup, t)}: voting", done, total),
     )
-    counts = torch.from_numpy(votes / scale)
-    signal = (float(counts.square().mean()) / felt**2 - 1) if len(counts) else 0.0
-    counts = counts.to(setup.device)
+    each = torch.from_numpy(votes / scale)
+    signal = (float(each.square().mean()) / (noise * setup.spread) ** 2 - 1) if len(each) else 0.0
+    by_class = each.to(setup.device).reshape(-1, len(candidates))  # one line, unless classes are counted apart
+    counts = by_class.sum(0)
     survivors, uniform = _select(setup, candidates, counts, _places(setup, state.counts, state.outputs, t), felt, t)
     info = Info(
-        t, candidates, survivors, counts[survivors], felt, uniform, setup.stage, max(0.0, signal) ** 0.5,
-        state.taken + 1,
+        t, candidates, survivors, counts[survivors], felt, uniform, by_class[:, survivors] if strategy.shared else None,
+        setup.stage, max(0.0, signal) ** 0.5, state.taken + 1,
     )  # fmt: skip
     kept, voted = candidates.take(survivors), (candidates, counts)
     return replace(state, step=t + 1, population=kept, taken=info.taken, voted=voted), info
@@ -361,7 +381,7 @@ def _init_given(setup: Setup, candidates: Population, counts: Tensor) -> State:
     assert setup.samples is not None
     most = torch.bincount(candidates.labels.cpu(), minlength=len(setup.classes))
     outputs = selection.apportion_within(counts, setup.samples, most).tolist()
-    clear = sum(places(counts.tolist(), setup.schedule.vote_noise[0] * setup.spread, outputs, setup.strategy))
+    clear = sum(places(counts.tolist(), setup.noise(0), outputs, setup.strategy))
     if clear < setup.samples:
         setup.progress(
             f"warning: the votes can tell about {clear} samples from the noise; the choice of the other "
@@ -376,8 +396,21 @@ def _places(setup: Setup, counts: tuple[float, ...], outputs: tuple[int, ...], t
     """Survivors of each class at a step; of a given set, what is kept; one number where classes share candidates."""
     if setup.given is not None:
         return outputs
-    most = [sum(outputs)] if setup.strategy.marginals else list(outputs)
-    return tuple(places(list(counts), setup.schedule.vote_noise[t] * setup.spread, most, setup.strategy))
+    most = [sum(outputs)] if setup.pooled else list(outputs)
+    return tuple(places(list(counts), setup.noise(t), most, setup.strategy))
+
+
+def _ballot(setup: Setup, candidates: Population) -> Population:
+    """What is voted on: the candidates, or, where classes share them and are counted apart, all of them for each class.
+
+    So a row votes among its own class's copies: one bin, as ever.
+    """
+    if not setup.strategy.shared:
+        return candidates
+    own = torch.arange(len(candidates), device=candidates.labels.device)
+    copies = candidates.take(own.repeat(len(setup.classes)))
+    apart = torch.arange(len(setup.classes), device=own.device).repeat_interleave(len(own))
+    return replace(copies, labels=apart)
 
 
 def _offspring(setup: Setup, state: State) -> Population:
@@ -455,17 +488,20 @@ def _spread(setup: Setup, state: State, last: Info) -> Population:
     """Vary the last survivors into the outputs, in proportion to their noisy votes within each class; shuffled."""
     generator = public_generator(setup.seed, setup.stage, state.step, "release")
     survivors = last.candidates.take(last.survivors)
-    chosen = []
+    chosen, noise = [], last.noise / (len(setup.classes) ** 0.5 if last.by_class is not None else 1)
     for label, n in enumerate(state.outputs):
-        mine = (survivors.labels == label).nonzero().squeeze(1)
+        mine = (survivors.labels == (0 if setup.pooled else label)).nonzero().squeeze(1)
         if n:
-            weights = selection.threshold(last.counts[mine], setup.strategy.threshold * last.noise)
+            counts = last.counts[mine] if last.by_class is None else last.by_class[label]
+            weights = selection.threshold(counts, setup.strategy.threshold * noise)
             if not setup.strategy.elitist:  # resampling has used the votes already
                 weights = torch.ones_like(weights)
             chosen.append(mine[selection.systematic(weights, n, generator)])
     index = torch.cat(chosen)
-    order = torch.randperm(len(index), generator=generator).to(index.device)
-    parents = survivors.take(index[order])
+    labels = torch.arange(len(state.outputs)).repeat_interleave(torch.tensor(state.outputs))
+    order = torch.randperm(len(index), generator=generator)
+    parents = survivors.take(index[order.to(index.device)])
+    parents = replace(parents, labels=labels[order].to(index.device))
     return vary(_informed(setup, state), parents, setup.spread_strength(state.step), generator)
 
 

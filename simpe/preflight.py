@@ -73,6 +73,8 @@ def preflight(stages: Sequence[Stage], shape: tuple[int, ...], dtype: torch.dtyp
     simulator = stages[0].simulator
     if len(stages) > 1 and any(stage.strategy.marginals for stage in stages):
         raise InputError("then: marginals weigh the candidates of a run of one stage; set marginals to 0, or leave it")
+    if len({stage.strategy.shared for stage in stages}) > 1:
+        raise InputError("then: classes share their candidates in all stages or in none; set shared alike")
     if len(stages) > 1 and any(hasattr(stage.simulator, "given") for stage in stages):
         raise InputError("then: a given set is voted on once, in a run of its own; leave the other stages out")
     what, where = "random", ""
@@ -91,6 +93,11 @@ def preflight(stages: Sequence[Stage], shape: tuple[int, ...], dtype: torch.dtyp
                 rows = vary(stage.simulator, rows, 0.5, generator)
             what = "render"
             samples, before = render(stage.simulator, rows), stage.simulator
+            if stage.strategy.shared and _told_apart(stage.simulator, rows, samples):
+                raise InputError(
+                    f"{where}strategy: the simulator draws each class in its own way, so they cannot share candidates; "
+                    "leave shared out"
+                )
             what = "embed (a rendered sample)"
             theirs = stage.embedder(samples).float()
             what = "embed (a sample of the private set's shape and dtype)"
@@ -112,6 +119,19 @@ def preflight(stages: Sequence[Stage], shape: tuple[int, ...], dtype: torch.dtyp
     except Exception as error:
         said = (str(error).splitlines() or [""])[0]
         raise InputError(f"{where}{what} failed: {type(error).__name__}: {said}; see simpe check") from error
+
+
+def _told_apart(simulator: Simulator, rows: Population, samples: Tensor) -> bool:
+    """Whether another label changes what is rendered, drawn or varied of the first class."""
+    other = replace(rows, labels=rows.labels + 1)
+
+    def made(labels: Tensor) -> Tensor:
+        generator = public_generator(0, "preflight", "apart")
+        drawn = Population(random(simulator, labels, generator), labels, labels).to(rows.labels.device)
+        return render(simulator, vary(simulator, drawn, 0.5, generator))
+
+    labels = torch.zeros(2, dtype=torch.int64)
+    return not (torch.equal(render(simulator, other), samples) and torch.equal(made(labels), made(labels + 1)))
 
 
 def require_device(device: torch.device) -> None:

@@ -41,6 +41,8 @@ class Strategy:
     - ``threshold``: in noise standard deviations, taken off the counts before they share out places or samples.
     - ``lookahead``: variations whose mean embedding stands for a candidate; 0 embeds the candidate itself.
     - ``neighbours``: candidates that each row votes for. ``metric``: l2 or cosine.
+    - ``shared``: all classes share their candidates, which live by the votes of all and are released to each class by
+      its own; for a simulator whose labels change nothing.
     - ``marginals``: share of the precision that buys marginals (see :mod:`simpe.marginals`); 0 buys none. With it all
       classes share their candidates, and the samples are drawn from the survivors and their variations (``support`` of
       each at first), by weights fitted to the marginals.
@@ -60,6 +62,7 @@ class Strategy:
     lookahead: int = 0
     neighbours: int = 1
     metric: Metric = "l2"
+    shared: bool = False
     marginals: float = 0.0
     support: int = 30
 
@@ -84,6 +87,10 @@ class Strategy:
             raise ValueError(f"split must be a number between 0.001 and 1000, or one a step, got {self.split}")
         if not 0 <= self.marginals <= MOST_MARGINALS:
             raise ValueError(f"marginals must lie between 0 and {MOST_MARGINALS}, got {self.marginals}")
+        if self.shared and (self.marginals or not self.elitist):
+            raise ValueError(
+                "shared: the best are kept (elitist), and with marginals classes share anyway; set one alone"
+            )
         if self.clear == self.votes == 0:
             raise ValueError("clear and votes cannot both be 0")
         if self.metric not in get_args(Metric):

@@ -10,7 +10,7 @@ import torch
 from support import Oscillator, Patches, addressed_noise, no_noise
 
 import simpe
-from simpe import Budget, Categorical, InputError, Parallel, ParameterSpace, PrivateData, Strategy, evolve
+from simpe import Budget, Categorical, Continuous, InputError, Parallel, ParameterSpace, PrivateData, Strategy, evolve
 from simpe.evolution import Setup, init, step
 from simpe.scheduling import MAX_NOISE_MULTIPLIER, Schedule, places, schedule
 from simpe.stages import flatten
@@ -298,3 +298,85 @@ def test_the_certificate_counts_releases_that_no_plan_announced(series):
     assert release.certificate["accounting"] == "zCDP"
     assert release.certificate["scope"].startswith("everything")
     assert [charge["sigma"] for charge in release.certificate["other_charges_on_the_ledger"]] == [20.0]
+
+
+class Line:
+    """Places on a line, which know no classes."""
+
+    space = ParameterSpace(x=Continuous(0, 1))
+
+    def render(self, p):
+        return p["x"][:, None].float()
+
+
+def on_a_line(n=600):
+    """Two classes that overlap in the middle third of a line."""
+    x = np.random.default_rng(1).random((n, 1), dtype=np.float32) * 2 / 3
+    labels = np.arange(n) % 2
+    return x + labels[:, None].astype(np.float32) / 3, labels.astype(str)
+
+
+SHARED = Strategy(shared=True, release_strength=0.0)
+
+
+def test_classes_that_share_candidates_get_what_their_own_rows_voted_for():
+    rows, labels = on_a_line()
+    private = PrivateData(rows, labels, budget=Budget(5.0), classes=("0", "1"), noise=no_noise)
+    seen = []
+    release = evolve(Line(), None, private, samples=400, strategy=SHARED, watch=lambda info, steps: seen.append(info))
+    last = seen[-1]
+    places = last.candidates.params["x"].ravel().numpy()
+    for label in ("0", "1"):  # ten lines of reference: who of the last candidates is nearest to the rows of a class
+        own = rows[labels == label].ravel()
+        nearest = np.abs(own[:, None] - places[None].astype(np.float32)).argmin(1)
+        votes = np.bincount(nearest, minlength=len(places))[last.survivors.numpy()]
+        np.testing.assert_array_equal(last.by_class[int(label)].numpy(), votes)
+        made = release.params["x"].ravel()[release.labels == int(label)].numpy()
+        assert set(made) <= set(places[last.survivors.numpy()][votes > 0])
+    assert torch.equal(last.counts, last.by_class.sum(0))
+    assert (release.samples[release.labels == 0] < 0.7).all()  # the other class's places would be up to 1
+    assert (release.samples[release.labels == 1] > 0.3).all()
+    assert torch.bincount(release.labels).tolist() == [200, 200]
+
+
+def test_classes_that_share_candidates_are_told_apart_by_their_votes_alone():
+    rows, labels = on_a_line()
+    infos = {}
+    for shared in (True, False):
+        private = PrivateData(rows, labels, budget=Budget(5.0), classes=("0", "1"), noise=no_noise)
+        infos[shared] = []
+        strategy = Strategy(shared=shared)
+        evolve(Line(), None, private, samples=400, strategy=strategy, watch=lambda i, _, s=shared: infos[s].append(i))
+    assert all(not info.candidates.labels.any() for info in infos[True])
+    assert all(info.candidates.labels.any() for info in infos[False])
+    # A place is worth the votes of all classes and has the noise of all, so there are about 1.4 times as few in all.
+    assert infos[True][0].noise == pytest.approx(infos[False][0].noise * 2**0.5)
+
+
+def test_a_row_of_shared_candidates_votes_once(series):
+    """One row more moves one bin by one: with the noise off, the counts differ in one place of one class."""
+    rows, labels = on_a_line(201)
+    last = []
+    for n in (200, 201):
+        private = PrivateData(rows[:n], labels[:n], budget=Budget(5.0), classes=("0", "1"), noise=no_noise)
+        evolve(Line(), None, private, samples=100, strategy=SHARED, steps=1, watch=lambda i, _: last.append(i))
+        record = private.ledger.find(private.run, "0/0/votes")
+        assert record["charge"]["sensitivity"] == 1
+        last[-1] = np.array(record["counts"])
+    places = min(map(len, last)) // 2
+    assert places * 2 == len(last[0]) == len(last[1])
+    assert np.abs(last[1] - last[0]).sum() == 1
+
+
+def test_classes_cannot_share_candidates_that_a_simulator_draws_by_class():
+    rows = np.zeros((40, 4, 4), np.uint8)
+    private = PrivateData(rows, np.array(Pages.classes * 20), budget=Budget(1.0))
+    with pytest.raises(InputError, match="draws each class in its own way"):
+        evolve(Pages(), None, private, samples=10, strategy=SHARED)
+    assert not private.ledger.committed()
+
+
+@pytest.mark.parametrize("wrong", [{"elitist": False}, {"marginals": 0.5}])
+def test_shared_goes_with_neither_resampling_nor_marginals(wrong):
+    with pytest.raises(ValueError, match="shared"):
+        Strategy(shared=True, **wrong)

@@ -71,7 +71,7 @@ def of_release(release: Path) -> str:
     classes = [str(name) for name in public["classes"]]
     labels = _indices(samples["labels"], classes) if "labels" in samples else None
     rows = samples["images"] if "images" in samples else samples["samples"]
-    shared = public["strategy"]["marginals"] > 0
+    shared = public["strategy"]["marginals"] > 0 or public["strategy"].get("shared", False)
     epsilon, budget, steps = certificate["epsilon"], _budget(certificate), _steps(history)
     data: Data = {
         "classes": classes,
