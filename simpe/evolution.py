@@ -194,7 +194,7 @@ def step(setup: Setup, private: PrivateData, state: State) -> tuple[State, Info]
     )
     each = torch.from_numpy(votes / scale)
     signal = (float(each.square().mean()) / (noise * setup.spread) ** 2 - 1) if len(each) else 0.0
-    by_class = each.to(setup.device).reshape(-1, len(candidates))  # one line, unless classes are counted apart
+    by_class = each.to(setup.device).reshape(len(setup.classes) if strategy.shared else 1, len(candidates))
     counts = by_class.sum(0)
     survivors, uniform = _select(setup, candidates, counts, _places(setup, state.counts, state.outputs, t), felt, t)
     info = Info(
