@@ -14,6 +14,7 @@ from simpe.simulators.faces import scene as module
 from simpe.simulators.faces import simulator
 from simpe.simulators.faces.head import head
 from simpe.simulators.faces.model import COLOURS
+from simpe.simulators.faces.photograph import photograph
 from simpe.simulators.faces.scene import scene
 from simpe.simulators.faces.simulator import Faces
 
@@ -111,6 +112,35 @@ def test_the_head_is_a_linear_function_whose_sums_are_exact():
         (c[:, [k]].double() * 2**16).round() / 2**16 * model.basis[k] for k in reversed(range(len(model.names)))
     )
     assert torch.equal(backwards.float().reshape(whole.shape), whole)
+
+
+def plain_photograph(images, p, i):
+    """Light, tint, contrast and blur of image i, in double precision, pixel by pixel."""
+    x, (height, width) = images[i].double().numpy() / 255, images.shape[1:3]
+    v, u = ((np.arange(size) + 0.5) / size for size in (height, width))
+    across, down = (np.stack([(1 - t) ** 2, 2 * t * (1 - t), t * t]) for t in (u, v))
+    x = x * (1 + 0.45 * (down.T @ p["shade"][i].double().numpy().reshape(3, 3) @ across))[..., None]
+    warm, green = 0.14 * float(p["cast"][i, 0]), 0.05 * float(p["cast"][i, 1])
+    x = (x * [1 + warm - green, 1 + green, 1 - warm - green] - 0.5) * float(p["contrast"][i]) + 0.5
+    x, reach = np.clip(x + float(p["brightness"][i]), 0, 1), max(1, round(min(height, width) / 48))
+    for axis, size in ((0, height), (1, width)):
+        before, after = (np.take(x, np.clip(np.arange(size) + s, 0, size - 1), axis) for s in (-reach, reach))
+        x = x + float(p["blur"][i]) * (before / 4 + after / 4 - x / 2)
+    return x * 255
+
+
+@pytest.mark.parametrize("size", [(8, 13), (40, 24), (96, 110)])
+def test_a_photograph_is_the_plain_one(size):
+    p = draws(6)
+    images = torch.randint(0, 256, (6, *size, 3), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    off = [np.abs(photograph(images, p)[i].numpy() - plain_photograph(images, p, i)).max() for i in range(6)]
+    assert max(off) <= 0.51
+    for name in ("shade", "cast", "contrast", "brightness", "blur"):  # and the check sees each of them
+        other = p | {name: p[name] * 0.9 + 0.01}
+        assert (
+            max(np.abs(photograph(images, other)[i].numpy() - plain_photograph(images, p, i)).max() for i in range(6))
+            > 1
+        )
 
 
 def test_without_the_grain_the_order_of_a_sum_shows():

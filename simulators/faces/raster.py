@@ -44,7 +44,8 @@ def _draw(scene: Scene, tall: int, wide: int, samples: int, pixels: Tensor) -> N
     """
     n, device = len(scene.x), scene.x.device
     head, corners, at, first, size = _seen(scene, tall, wide)
-    known = torch.zeros((_LINES.stop, n + len(head)), device=device)
+    known = torch.empty((_LINES.stop, n + len(head)), device=device)
+    known[:2, :n] = 0
     known[2:11, :n] = _backgrounds(scene.background, tall, wide)
     of_triangles = known[:, n:]
     of_triangles[:2] = first
