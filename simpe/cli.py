@@ -469,9 +469,9 @@ def network(
         list[str],
         typer.Argument(
             metavar="CAPTURE...",
-            help="Captures (pcap, pcapng, plain or gzip), flow tables (CSV, Parquet) or folders of them; or the word "
-            "[bold]recorded[/bold] for the capture that comes with simpe (./recorded for a file of that name). After "
-            "the word [bold]inspect[/bold], they are only looked at.",
+            help="Captures (pcap, pcapng, plain or gzip), flow tables (CSV, Parquet), folders of them or URLs; or the "
+            "word [bold]recorded[/bold] for the capture that comes with simpe (./recorded for a file of that name). "
+            "After the word [bold]inspect[/bold], they are only looked at.",
         ),
     ],
     out: Annotated[
@@ -535,6 +535,14 @@ def network(
         str | None,
         typer.Option(metavar="URL", help="Ask an API that speaks as OpenAI's does for them (key: OPENAI_API_KEY)."),
     ] = None,
+    by_file: Annotated[
+        bool,
+        typer.Option(
+            "--by-file",
+            help="Read each file by itself, so that workers share files and --memory holds. A flow that goes on in the "
+            "next file is another flow there; a unit's flows must lie in one file.",
+        ),
+    ] = False,
     compare: Annotated[
         bool, typer.Option("--compare", help="Also draw the release beside the input, into private/: not private.")
     ] = False,
@@ -543,6 +551,8 @@ def network(
     ledger: SharedLedger = None,
     seed: Seed = 0,
     device: Device = "auto",
+    cluster: OnCluster = None,
+    memory: Memory = None,
     save_config: SaveConfig = None,
     watch: Watch = False,
 ) -> None:
@@ -563,7 +573,7 @@ def network(
 
     if out is None:
         raise InputError("--out is missing: name the run folder to make")
-    options: dict[str, Any] = {"labels": labels, "preset": preset}
+    options: dict[str, Any] = {"labels": labels, "preset": preset, "by_file": by_file or None}
     whole = inputs.of_sessions(unit)
     if whole and flows is not None:
         raise InputError(f"--flows: --unit {unit} makes whole sessions; say how many with --sessions, or leave it out")
@@ -587,6 +597,8 @@ def network(
         ),
         save_config,
         watch,
+        cluster,
+        memory,
     )  # fmt: skip
     if compare:
         from simpe.simulators.network.traces import compare_with_input

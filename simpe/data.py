@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import gzip
+import io
 import math
 import re
 import zipfile
@@ -44,6 +45,8 @@ class DataSet:
     - ``classes``: the names of all classes where they are public knowledge, else None: names that occur in
       private rows are private.
     - ``caveats``: what the unit does not protect, in words for the certificate; public.
+    - ``names``: (n,) integers or strings, whose row each is, where a row is a whole unit without ``units``: no two rows
+      may have one name, in whatever shard.
 
     The repr shows nothing, as the rows and their number are private.
     """
@@ -53,6 +56,7 @@ class DataSet:
     units: np.ndarray | None
     classes: tuple[str, ...] | None
     caveats: tuple[str, ...] = ()
+    names: np.ndarray | None = None
 
     def __repr__(self) -> str:
         return "DataSet(...)"
@@ -102,7 +106,7 @@ def read(
     bundled = str(path) == "sklearn"
     with _reading(source):
         folder = not bundled and source.is_dir()
-        shard = not bundled and source.suffix.lower() in _SHARDS and (_is_url(path) or source.is_file())
+        shard = not bundled and source.suffix.lower() in _SHARDS and (is_url(path) or source.is_file())
         if not (bundled or folder or shard):
             reason = "is not a data set" if source.exists() else "no such file or folder"
             raise InputError(f"{source}: {reason}; give {_KINDS}")
@@ -127,9 +131,13 @@ def concatenate(parts: Sequence[DataSet]) -> DataSet:
     first = parts[0]
     if len(parts) == 1:
         return first
-    labels = None if first.labels is None else np.concatenate([part.labels for part in parts])
-    units = None if first.units is None else np.concatenate([part.units for part in parts])
-    return replace(first, samples=np.concatenate([part.samples for part in parts]), labels=labels, units=units)
+
+    def joined(column: str) -> Any:
+        found = [getattr(part, column) for part in parts]
+        return None if found[0] is None else np.concatenate(found)
+
+    columns = {name: joined(name) for name in ("samples", "labels", "units", "names")}
+    return replace(first, **columns)
 
 
 @dataclass(frozen=True)
@@ -154,8 +162,10 @@ def sources(path: str | Path, unit: str | None = None, colour: bool = False, lab
 
     Raises InputError where a URL cannot be reached, or shards are of both kinds.
     """
-    if _is_url(path):
-        names = _list_url(str(path))
+    if is_url(path):
+        names = [name for name in list_url(str(path)) if Path(name).suffix.lower() in _SHARDS]
+        if not names:
+            raise InputError(f"{path}: holds no .npz or .parquet files; give a folder of shards")
     else:
         folder = Path(path)
         inside = _entries(folder) if str(path) != "sklearn" and folder.is_dir() else []
@@ -166,20 +176,23 @@ def sources(path: str | Path, unit: str | None = None, colour: bool = False, lab
     return [File(name, unit, colour, label) for name in names or [str(path)]]
 
 
-def _is_url(path: str | Path) -> bool:
+def is_url(path: str | Path) -> bool:
+    """Whether an input is a URL, for fsspec."""
     return isinstance(path, str) and "://" in path
 
 
-def _list_url(url: str) -> list[str]:
+def list_url(url: str) -> list[str]:
+    """The URLs of the files in a folder that a URL names, in order of their names, or of the one file that it names.
+
+    Raises InputError where it cannot be reached.
+    """
     import fsspec
 
     with _reading_url(url):
         files, root = fsspec.core.url_to_fs(url)
-        names = [root] if Path(root).suffix.lower() in _SHARDS else sorted(files.ls(root, detail=False))
-        names = [files.unstrip_protocol(name) for name in names if Path(name).suffix.lower() in _SHARDS]
-    if not names:
-        raise InputError(f"{url}: holds no .npz or .parquet files; give a folder of shards")
-    return names
+        inside = [] if files.isfile(root) else files.ls(root, detail=True)
+        names = sorted(one["name"] for one in inside if one["type"] == "file") or [root]
+        return [files.unstrip_protocol(name) for name in names]
 
 
 @contextmanager
@@ -195,15 +208,20 @@ def _reading_url(url: str) -> Iterator[None]:
 
 
 @contextmanager
-def _opened(source: str | Path) -> Iterator[IO[bytes]]:
-    """A file, or what a URL names, to be read."""
-    if not _is_url(source):
+def opened(source: str | Path) -> Iterator[io.BufferedReader]:
+    """A file, or what a URL names, to be read.
+
+    Raises OSError for a file and InputError for a URL that cannot be opened.
+    """
+    if not is_url(source):
         with Path(source).open("rb") as file:
             yield file
         return
     import fsspec
 
-    with _reading_url(str(source)), fsspec.open(str(source), "rb") as file:
+    with _reading_url(str(source)):
+        there = fsspec.open(str(source), "rb").open()
+    with there if hasattr(there, "read1") else io.BufferedReader(there) as file:
         yield file
 
 
@@ -322,7 +340,7 @@ def _read_arrays(
     path: str | Path, arrays: Callable[..., AbstractContextManager[Any]], unit: str | None, label: str | None
 ) -> DataSet:
     # The name of a URL stands as it was given.
-    source: Any = path if _is_url(path) else Path(path)
+    source: Any = path if is_url(path) else Path(path)
     with _reading(source), arrays(source) as held:
         keys = list(held)
         kinds = [key for key in ("images", "samples") if key in keys]
@@ -347,7 +365,7 @@ def _read_arrays(
 @contextmanager
 def _npz_arrays(path: str | Path) -> Iterator[Any]:
     # Given a path, np.load leaves a damaged file open.
-    with _opened(path) as file, np.load(file, allow_pickle=False) as arrays:
+    with opened(path) as file, np.load(file, allow_pickle=False) as arrays:
         yield arrays
 
 
@@ -357,7 +375,7 @@ def _parquet_arrays(path: str | Path) -> Iterator[Any]:
         from pyarrow import parquet
     except ImportError:
         raise InputError(f"{path}: Parquet needs pyarrow: pip install 'simpe[network]'") from None
-    with _opened(path) as file:
+    with opened(path) as file:
         yield _Columns(parquet.read_table(file))
 
 

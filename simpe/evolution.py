@@ -28,12 +28,11 @@ from simpe.errors import InputError
 from simpe.fingerprint import describe
 from simpe.population import Population, concatenate, public_generator
 from simpe.preflight import classes_of, given, preflight
-from simpe.private import PrivateData, nearest
+from simpe.private import PrivateData
 from simpe.protocols import Embedder, Simulator
 from simpe.release import Release, certificate
 from simpe.rendering import Progress as Progress
 from simpe.rendering import random, render, render_and_embed, report_to, unwrapped, vary
-from simpe.rows import Rows
 from simpe.scheduling import Schedule, Strategy, places, schedule
 from simpe.stages import Mixture, Stage, adopt
 
@@ -519,22 +518,7 @@ def _weigh(setup: Setup, private: PrivateData, state: State, last: Info) -> Popu
     survivors = last.candidates.take(last.survivors)
     asked = marginals.query(own, len(survivors), len(setup.classes))
     places = render_and_embed(setup.simulator, setup.embedder, survivors)
-
-    shared = survivors.labels  # the query is sent to where the rows are: nothing but what it needs
-
-    def columns(samples: Tensor, embedded: Tensor) -> dict[str, Tensor]:
-        place = nearest(embedded, torch.zeros_like(embedded[:, 0]).long(), places, shared)[:, 0]
-        cells = own.cells(samples).to(place.device)
-        found = {name: cells[:, i].clamp(max=size - 1) for i, (name, size) in enumerate(own.sizes.items())}
-        return {**found, marginals.PLACE: place}
-
-    def query(rows: Rows) -> Tensor:
-        if len(rows.embedded) == 0:
-            return torch.empty((0, len(asked.sets)), dtype=torch.int64)
-        return asked.of(
-            {**columns(rows.samples.to(places.device), rows.embedded), marginals.LABEL: rows.labels.to(places.device)}
-        )
-
+    query = marginals.Counting(own, asked, places)
     assert setup.schedule.marginal_noise is not None
     charge = private.charge(setup.schedule.marginal_noise, one_bin=False)
     noisy = private.noisy_sum(
@@ -565,7 +549,7 @@ def _weigh(setup: Setup, private: PrivateData, state: State, last: Info) -> Popu
             counts,
             charge.sigma * setup.spread / row,
             asked,
-            {name: column.cpu() for name, column in columns(samples, setup.embedder(samples).float()).items()},
+            {name: column.cpu() for name, column in query.columns(samples, setup.embedder(samples).float()).items()},
             base,
             lambda done, total, turn=turn: setup.progress("weighing", turn * total + done, REFITS * total),  # type: ignore[misc]
         )

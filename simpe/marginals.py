@@ -25,7 +25,9 @@ from scipy.optimize import minimize
 from torch import Tensor
 
 from simpe.errors import InputError
+from simpe.private import nearest
 from simpe.protocols import Simulator
+from simpe.rows import Rows
 
 LABEL, PLACE = "label", "place"
 """Columns that every run has besides its own: a sample's class, and the survivor nearest to it."""
@@ -109,6 +111,33 @@ class Query:
             bins.append(torch.where(missing, -1, index + start))
             start += length
         return torch.stack(bins, dim=1)
+
+
+@dataclass(frozen=True, repr=False)
+class Counting:
+    """The question of a run to its rows: the bins of each, by its cells, its class and the nearest of ``places``.
+
+    ``places`` (m, d) are the embedded survivors.
+    """
+
+    own: Marginals
+    asked: Query
+    places: Tensor
+
+    def columns(self, samples: Tensor, embedded: Tensor) -> dict[str, Tensor]:
+        """Cells of samples (n, ...) and their embedding (n, d): name -> int64 (n,), of all columns but LABEL."""
+        everywhere = torch.zeros(len(self.places), dtype=torch.int64, device=self.places.device)
+        place = nearest(embedded, torch.zeros_like(embedded[:, 0]).long(), self.places, everywhere)[:, 0]
+        cells = self.own.cells(samples).to(place.device)
+        found = {name: cells[:, i].clamp(max=size - 1) for i, (name, size) in enumerate(self.own.sizes.items())}
+        return {**found, PLACE: place}
+
+    def __call__(self, rows: Rows) -> Tensor:
+        """See simpe.rows.Query."""
+        if len(rows.embedded) == 0:
+            return torch.empty((0, len(self.asked.sets)), dtype=torch.int64)
+        device = self.places.device
+        return self.asked.of({**self.columns(rows.samples.to(device), rows.embedded), LABEL: rows.labels.to(device)})
 
 
 def of(simulator: Simulator) -> Marginals:

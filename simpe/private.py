@@ -126,7 +126,7 @@ class PrivateData:
                     "delta": budget.delta,
                 },
             )
-        if not self.one_bin:
+        if schema.named or not self.one_bin:
             one_home(self._shards, key)
         self._terms = Terms(key, k, (), found)
         if classes is not None:

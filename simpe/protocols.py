@@ -49,6 +49,8 @@ class Simulator(Protocol):
       :func:`simpe.data.read`; ``unit`` is the name of the privacy unit or None, ``progress`` a
       :data:`simpe.evolution.Progress`. What a row becomes may depend on its own unit's records and on public
       settings only, and what cannot be read is dropped row by row. Raises InputError.
+    - ``shards(private) -> list[tuple[str, ...]]``: the inputs of each shard, which ``read`` is given together. Where a
+      row is a whole unit, ``read`` then gives its name too, so that no unit is in two shards.
     - ``export(release, folder)``: writes a finished Release into the folder in the formats of its domain, pictures
       among them, beside ``samples.npz`` and the certificate. It must be deterministic, and read nothing but them.
     - ``evaluate(release, against, task, seed, progress) -> dict``: compares a ``release/`` folder (a Path) with real

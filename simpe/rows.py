@@ -28,6 +28,7 @@ from simpe.protocols import Embedder
 from simpe.scratch import Scratch, room
 from simpe.voting import Progress
 
+_TWO_HOMES = "a unit has rows in two shards; write all rows of a unit into one"
 EMBED_BLOCK = 256  # rows embedded at a time, always exactly so many
 
 
@@ -92,6 +93,7 @@ class Schema:
     units: str | None
     classes: tuple[str, ...] | None
     caveats: tuple[str, ...]
+    named: bool = False  # a row is a whole unit with a name
 
 
 @dataclass(frozen=True, repr=False)
@@ -187,6 +189,7 @@ class Shard:
             None if data.units is None else _kind(data.units),
             data.classes,
             data.caveats,
+            data.names is not None,
         )
 
     def known(self, classes: Sequence[str]) -> bool:
@@ -200,7 +203,8 @@ class Shard:
 
     def owners(self, key: bytes) -> NDArray[np.uint64]:
         """Keyed hashes of the units in the source, to see whether one is in two of them."""
-        units = self._read().units
+        data = self._read()
+        units = data.names if data.units is None else data.units
         names = np.unique(units) if units is not None and self.part[0] == 0 else ()
         hashed = [hashlib.blake2b(str(name).encode(), key=key, digest_size=8).digest() for name in names]
         return np.frombuffer(b"".join(hashed), np.uint64)
@@ -381,7 +385,7 @@ def schema_of(shards: Shards) -> Schema:
     found: list[Schema] = shards.each(Shard.schema)
     first, *others = found
     for other in others:
-        for what in ("shape", "dtype", "labels", "units", "classes"):
+        for what in ("shape", "dtype", "labels", "units", "classes", "named"):
             one, two = getattr(first, what), getattr(other, what)
             if one != two:
                 said = f"{first.name} has {one} and {other.name} has {two}"
@@ -421,7 +425,7 @@ def one_home(shards: Shards, key: bytes) -> None:
     """Raise InputError where a unit has rows in two sources: its votes could not be scaled jointly."""
     hashed = np.concatenate(shards.each(Shard.owners, key))
     if len(np.unique(hashed)) < len(hashed):
-        raise InputError("a unit has rows in two shards; write all rows of a unit into one")
+        raise InputError(_TWO_HOMES)
 
 
 def _number(shard: Shard) -> int:
@@ -441,11 +445,13 @@ def checked(data: DataSet) -> DataSet:
     if array.dtype.kind not in "buif":
         raise InputError("samples must be numbers")
     array = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("="))
-    for name, column in (("labels", data.labels), ("units", data.units)):
+    for name, column in (("labels", data.labels), ("units", data.units), ("names", data.names)):
         if column is not None and column.shape != array.shape[:1]:
             raise InputError(f"{name} must have one entry for each of the samples")
         if column is not None and column.dtype.kind not in "iuUS":
             raise InputError(f"{name} must be integers or strings")
+    if data.names is not None and len(np.unique(data.names)) < len(data.names):
+        raise InputError(_TWO_HOMES)
     if array.ndim < 2:
         raise InputError("samples must have one row each: shape (n, ...)")
     if array.dtype.kind == "f" and not np.isfinite(array).all():

@@ -23,7 +23,7 @@ from simpe.privacy.ledger import Ledger
 from simpe.private import PrivateData, TestNoise
 from simpe.release import Release, read_samples
 from simpe.rendering import report_to
-from simpe.rows import Arrays, Here, Schema, Shard, Shards, Source, schema_of
+from simpe.rows import Arrays, Here, Schema, Shard, Shards, Source, one_home, schema_of
 from simpe.scheduling import schedule
 from simpe.stages import Mixture, Stage
 
@@ -76,6 +76,8 @@ def start(
         raise InputError(
             f"{', '.join(config.private)}: no label is one of the classes {', '.join(classes)}; declare them: --classes"
         )
+    if schema.named or schema.units is not None:
+        one_home(shards, secrets.token_bytes(16))  # as the door does, where it is too late for the folder
     given(simulator, classes, config.samples, config.steps, strategy)
     preflight(stages, schema.shape, schema.dtype, device)
     # A shared ledger can refuse before there is a folder; an own one has room for any schedule that exists.
@@ -265,6 +267,9 @@ class _Own:
 def inputs_of(config: RunConfig, progress: Progress | None) -> Sequence[Source]:
     """Where the private rows are, as the simulator reads them or else as one of the kinds that everybody knows."""
     kinds = _kinds(config)
+    if config.simulator != "mixture" and hasattr(kinds[0], "shards"):
+        parts = _simulator(config).shards(config.private)
+        return [_Own(config.model_copy(update={"private": part}), progress) for part in parts]
     if any(hasattr(kind, "read") for kind in kinds):
         return [_Own(config, progress)]
     if len(config.private) > 1:

@@ -10,12 +10,15 @@ import pytest
 import torch
 from deadly import Deadly, DeadlyOscillator, by_sign, held, kill
 from support import Oscillator, addressed_noise, no_noise
+from test_network_command import pcap, udp
 
 import simpe
 from simpe import Budget, Cluster, Here, InputError, PrivateData, Strategy, cluster, runs, sources
 from simpe.cli import main
 from simpe.config import make_config
 from simpe.privacy.ledger import Ledger
+from simpe.simulators.network.sessions import Sessions
+from simpe.simulators.network.traces import Traces
 from simpe.stages import Stage, flatten
 
 pytest.importorskip("distributed")
@@ -46,6 +49,28 @@ def folder(tmp_path):
 def config(folder, out, **more):
     values = {"simulator": "support:Oscillator", "epsilon": 4.0, "samples": 30, "steps": 2, "classes": "0,1"} | more
     return make_config(private=str(folder), out=out, **values)
+
+
+def asked(i, later=0.0):
+    """The packet of flow number i, from client i % 10: a time and a frame."""
+    return i + later, udp(bytes([10, 0, 0, i % 10]), bytes([9, 9, 9, 9]), (30_000 + i, 53), bytes(20 << i % 6))
+
+
+@pytest.fixture
+def captures(tmp_path):
+    """Three captures, each of some clients of one network, and none of the others'."""
+    pytest.importorskip("pyarrow", reason="pyarrow is missing: pip install pyarrow")
+    (tmp_path / "captures").mkdir()
+    for number in range(3):
+        mine = [asked(i) for i in range(60) if i % 10 % 3 == number]
+        (tmp_path / "captures" / f"{number}.pcap").write_bytes(pcap(mine))
+    return tmp_path / "captures"
+
+
+def traffic(folder, by_file=True, simulator="network", unit="flow", **more):
+    values = {"epsilon": 8.0, "samples": 20, "steps": 1, "out": folder.parent / "run"} | more
+    values = {"private": str(folder), "options": {"by_file": by_file}} | values
+    return make_config(simulator=simulator, unit=unit, **values)
 
 
 def same(one, two):
@@ -86,6 +111,57 @@ def test_one_file_is_divided_and_a_run_may_move_to_a_cluster_and_back(two, folde
         with pytest.raises(Stop):
             runs.start(config(one, tmp_path / name), noise=stop, cluster=first)
         assert same(whole, runs.resume(tmp_path / name, noise=addressed_noise, cluster=second))
+
+
+@pytest.mark.parametrize(
+    "more",
+    [{}, {"unit": "pair", "k": 3}, {"simulator": "network-sessions", "unit": "src"}],
+    ids=["flows", "pairs", "sessions"],
+)
+def test_captures_by_file_are_shards_and_vote_as_in_one_reading(two, captures, monkeypatch, more):
+    """No conversation goes on in another file here, so reading all as one gives the same rows."""
+    monkeypatch.setattr(Ledger, "key", lambda self: b"k" * 32)
+    make = Traces if "simulator" not in more else Sessions
+
+    def votes(shards, k=1):
+        private = PrivateData(shards, budget=Budget(50.0), classes=[""], k=k, noise=no_noise)
+        none = torch.zeros(len(embedded), dtype=torch.int64)
+        return private.votes(make().embedder, lambda: embedded, none, 4.0, address="v").tolist()
+
+    def inputs_of(folder, by_file):
+        return runs.inputs_of(traffic(captures, **{**more, "private": str(folder)}, by_file=by_file), None)
+
+    k = more.get("k", 1)
+    (one,) = inputs_of(captures, False)
+    embedded = make().embedder(torch.from_numpy(one.read().samples[:8]))
+    whole = votes(Here(inputs_of(captures, False)), k)
+    files = inputs_of(captures, True)
+    assert len(files) == 3
+    assert sum(count > 0 for count in whole) > 1
+    assert votes(Here(files, memory=2**33), k) == votes(two.shards(files), k) == whole
+    assert votes(two.shards(inputs_of(f"file://{captures}", True)), k) == whole
+
+
+def test_a_run_on_captures_by_file_says_how_they_were_read(two, captures):
+    few = {"strategy": Strategy(start=3, places=8), "samples": 20}
+    release = runs.start(traffic(captures, **few), noise=addressed_noise, cluster=two)
+    assert any("read by itself" in said for said in release.certificate["caveats"])
+
+
+def test_what_goes_on_in_the_next_file_is_another_flow_there_and_no_unit_may(two, captures, tmp_path):
+    (captures / "3.pcap").write_bytes(pcap([asked(1, later=0.5)]))
+
+    def rows(by_file, **more):
+        return [source.read() for source in runs.inputs_of(traffic(captures, by_file, **more), None)]
+
+    assert [sum(len(one.samples) for one in rows(by_file)) for by_file in (False, True)] == [60, 61]
+    sessions = {"simulator": "network-sessions", "unit": "src"}
+    assert [sum(len(one.samples) for one in rows(by_file, **sessions)) for by_file in (False, True)] == [10, 11]
+    for more in ({"unit": "pair"}, sessions):
+        for place in ({}, {"cluster": two}):
+            with pytest.raises(InputError, match="a unit has rows in two shards"):
+                runs.start(traffic(captures, **more), **place)
+        assert not (tmp_path / "run").exists()
 
 
 def test_a_worker_killed_while_it_votes_costs_a_retry_and_no_vote_is_counted_twice(two, folder, tmp_path, monkeypatch):

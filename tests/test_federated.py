@@ -3,6 +3,7 @@
 import gzip
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import torch
 from support import Oscillator, addressed_noise
 
 import simpe
-from simpe import Budget, InputError, PrivateData, Strategy
+from simpe import Budget, Here, InputError, PrivateData, Strategy, marginals, runs
 from simpe.config import make_config, read_config
 from simpe.federated import commands, member, terms
 from simpe.federated.masks import KEYS, Party, join, split, unmask
@@ -23,8 +24,10 @@ from simpe.privacy.ledger import Ledger
 from simpe.privacy.mechanism import skellam_support
 from simpe.rows import Arrays
 from simpe.simulators import network
+from simpe.simulators.network.traces import Traces
 
 STRATEGY = Strategy(start=5, places=6, children=2)
+WEIGHED = replace(STRATEGY, marginals=0.5)
 PARTS = ((0, 20), (20, 61), (61, 90))
 
 
@@ -33,7 +36,7 @@ def rows(n=90):
     return Oscillator().render(Oscillator.space.sample(n, generator)).numpy()
 
 
-def agreement(out, trust="central", epsilon=4.0, classes="0,1", **federation):
+def agreement(out, trust="central", epsilon=4.0, classes="0,1", strategy=STRATEGY, **federation):
     return make_config(
         simulator="support:Oscillator",
         epsilon=epsilon,
@@ -41,7 +44,7 @@ def agreement(out, trust="central", epsilon=4.0, classes="0,1", **federation):
         steps=2,
         classes=classes,
         out=out,
-        strategy=STRATEGY,
+        strategy=strategy,
         federation={"trust": trust, "clients": 3, "rows": 100, **federation},
     )
 
@@ -98,18 +101,22 @@ def votes(one, address="a", z=20.0, n=8, run="0" * 16, **fields):
 # --- runs
 
 
-def test_central_votes_are_those_of_one_data_set(tmp_path):
-    release = commands.start(agreement(tmp_path / "run"), Room(members(agreement("x"))), noise=addressed_noise)
+@pytest.mark.parametrize("strategy", [STRATEGY, WEIGHED], ids=["votes", "marginals"])
+def test_central_votes_are_those_of_one_data_set(tmp_path, strategy):
+    config = agreement(tmp_path / "run", strategy=strategy)
+    release = commands.start(config, Room(members(config)), noise=addressed_noise)
     private = PrivateData(rows(), np.arange(90) % 2, budget=Budget(4.0), classes=["0", "1"], noise=addressed_noise)
-    alone = simpe.evolve(Oscillator(), None, private, samples=30, steps=2, strategy=STRATEGY)
+    alone = simpe.evolve(Oscillator(), None, private, samples=30, steps=2, strategy=strategy)
     assert torch.equal(release.samples, alone.samples)
     assert not release.certificate["private"]
 
 
-@pytest.mark.parametrize("unit", ["row", "client"])
+@pytest.mark.parametrize(
+    ("unit", "strategy"), [("row", STRATEGY), ("client", STRATEGY), ("row", WEIGHED), ("client", WEIGHED)]
+)
 @pytest.mark.parametrize("trust", ["central", "distributed", "local"])
-def test_every_model_makes_a_release_and_says_what_it_protects(tmp_path, trust, unit):
-    config = agreement(tmp_path / "run", trust, unit=unit)
+def test_every_model_makes_a_release_and_says_what_it_protects(tmp_path, trust, unit, strategy):
+    config = agreement(tmp_path / "run", trust, unit=unit, strategy=strategy)
     release = commands.start(config, Room(members(config, tmp_path)))
     certificate = release.certificate
     assert certificate["private"]
@@ -283,6 +290,30 @@ def test_candidates_that_are_none_are_refused_before_anything_is_charged(tmp_pat
         assert ledger.releases() == []
 
 
+@pytest.mark.parametrize("spoil", ["not agreed", "columns", "width", "none"])
+def test_marginals_are_counted_as_agreed_or_not_at_all(tmp_path, spoil):
+    def asked(strategy, places, columns):
+        one = members(agreement("x", strategy=strategy), tmp_path)[0]
+        begun(one, {"m": [20.0, False]})
+        how = {"address": "m", "z": 20.0, "query": "marginals", "embedder": next(iter(one.embedders))}
+        return one, ask(one, "vote", {"places": places}, columns=columns, **how)
+
+    columns = member.name_of_columns(marginals.query(marginals.Marginals(), 4, 2))
+    strategy = STRATEGY if spoil == "not agreed" else WEIGHED
+    places = {"width": rows(4)[:, 1:], "none": rows(4)[:0]}.get(spoil, rows(4))
+    one, found = asked(strategy, places, "0" * 64 if spoil == "columns" else columns)
+    assert found.kind == "refused"
+    ledger = Ledger(tmp_path / "0.jsonl")
+    with ledger.locked():
+        assert ledger.releases() == []
+    (tmp_path / "0.jsonl").unlink()
+    one, found = asked(WEIGHED, rows(4), columns)
+    scale = one._door.charge(20.0, False).sensitivity
+    counts = found.arrays["votes"] * 2**0.5 / scale  # exact, in the central model: a row is in one bin of two sets
+    assert counts[0] == pytest.approx(20, rel=1e-3)
+    assert counts[1:].sum() == pytest.approx(20, rel=1e-3)
+
+
 def test_under_masks_a_question_is_answered_once(tmp_path):
     """The same noise under other masks, or among fewer clients, would hide less."""
     config = agreement("x", "distributed")
@@ -423,11 +454,6 @@ def test_a_federation_is_not_a_run_of_one_s_own(tmp_path):
     assert terms.digest(kept) == terms.digest(config)
     with pytest.raises(InputError, match="leave it out"):
         make_config(private="x", epsilon=1.0, out=tmp_path, federation={"clients": 3})
-    with pytest.raises(InputError, match="marginals"):
-        commands.start(
-            agreement(tmp_path / "m").model_copy(update={"strategy": Strategy(marginals=0.5)}),
-            Room(members(agreement("x").model_copy(update={"strategy": Strategy(marginals=0.5)}))),
-        )
 
 
 # --- terms
@@ -577,24 +603,61 @@ def test_altered_and_foreign_shares_are_refused():
 # --- other data than series
 
 
-def test_captures_by_device_make_one_synthetic_capture(tmp_path):
-    """Each client has the packets of some of the recorded capture's clients, and none of the others'."""
+@pytest.fixture(scope="module")
+def captures(tmp_path_factory):
+    """The recorded capture in three: each has the packets of some of its clients, and none of the others'."""
     dpkt = pytest.importorskip("dpkt", reason="dpkt is missing: pip install dpkt")
     pytest.importorskip("pyarrow", reason="pyarrow is missing: pip install pyarrow")
+    folder = tmp_path_factory.mktemp("captures")
     with gzip.open(Path(network.__file__).parent / "recorded" / "recorded.pcap.gz") as file:
         packets = list(dpkt.pcap.Reader(file))
-    writers = [dpkt.pcap.Writer((tmp_path / f"{n}.pcap").open("wb")) for n in range(2)]
+    writers = [dpkt.pcap.Writer((folder / f"{n}.pcap").open("wb")) for n in range(3)]
     for time, raw in packets:
         ip = dpkt.ethernet.Ethernet(raw).data
         if isinstance(ip, dpkt.ip.IP):
-            writers[min(ip.src, ip.dst)[-1] % 2].writepkt(raw, time)
+            writers[min(ip.src, ip.dst)[-1] % 3].writepkt(raw, time)
     for writer in writers:
         writer.close()
-    config = make_config(
-        simulator="network", unit="flow", epsilon=4.0, samples=50, steps=1, out=tmp_path / "run",
-        strategy=Strategy(start=3, places=20), federation={"trust": "local", "clients": 2, "rows": 100_000},
+    return [str(folder / f"{n}.pcap") for n in range(3)]
+
+
+def traffic(out, trust, simulator="network", unit="flow", **more):
+    federation = {"trust": trust, "clients": 3, "rows": 10_000}
+    strategy = Strategy(start=3, places=20, marginals=0.5 if simulator == "network" else 0)
+    return make_config(
+        simulator=simulator, unit=unit, epsilon=4.0, samples=50, steps=1, out=out, strategy=strategy,
+        federation=federation, **more,
     )  # fmt: skip
-    found = [commands.join(config, [str(tmp_path / f"{n}.pcap")], ledger=tmp_path / f"{n}.jsonl") for n in range(2)]
+
+
+def test_flows_of_captures_at_three_clients_are_those_of_one_place(tmp_path, captures):
+    config = traffic(tmp_path / "run", "central")
+    room = Room([commands.join(config, [one], ledger=tmp_path / f"{n}.jsonl") for n, one in enumerate(captures)])
+    release = commands.start(config, room, noise=addressed_noise)
+    everywhere = config.model_copy(
+        update={"federation": None, "private": tuple(captures), "options": {"by_file": True}}
+    )
+    private = PrivateData(Here(runs.inputs_of(everywhere, None)), budget=Budget(4.0), noise=addressed_noise)
+    alone = simpe.evolve(Traces(), None, private, samples=50, steps=1, strategy=config.strategy)
+    assert torch.equal(release.samples, alone.samples)
+    assert (tmp_path / "run" / "release" / "synthetic.pcap").is_file()
+
+
+@pytest.mark.parametrize(
+    ("trust", "simulator", "unit"),
+    [("distributed", "network", "flow"), ("local", "network", "flow"), ("distributed", "network-sessions", "src")],
+)
+def test_captures_by_device_make_one_synthetic_capture(tmp_path, captures, trust, simulator, unit):
+    config = traffic(tmp_path / "run", trust, simulator, unit)
+    found = [commands.join(config, [one], ledger=tmp_path / f"{n}.jsonl") for n, one in enumerate(captures)]
     release = commands.start(config, Room(found))
     assert len(release.samples) == 50
+    assert release.certificate["private"]
     assert (tmp_path / "run" / "release" / "synthetic.pcap").is_file()
+
+
+def test_a_session_that_lies_in_two_of_a_client_s_files_is_refused(tmp_path, captures):
+    config = traffic(tmp_path / "run", "local", "network-sessions", "src", options={"by_file": True})
+    with pytest.raises(InputError, match="a unit has rows in two shards"):
+        commands.join(config, [captures[0], captures[0]], ledger=tmp_path / "x.jsonl")
+    commands.join(config, captures[:1], ledger=tmp_path / "x.jsonl")

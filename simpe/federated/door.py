@@ -13,8 +13,9 @@ from simpe.config import RunConfig
 from simpe.errors import InputError
 from simpe.federated import terms
 from simpe.federated.masks import KEYS, SEALED, unmask
-from simpe.federated.member import FederatedData, name_of, name_of_question
+from simpe.federated.member import FederatedData, name_of, name_of_columns, name_of_question
 from simpe.federated.wire import Message, Refused
+from simpe.marginals import Counting
 from simpe.privacy.accounting import Budget, Charge
 from simpe.privacy.ledger import Ledger, Plan, Record
 from simpe.privacy.mechanism import skellam_support, support
@@ -140,8 +141,6 @@ class FederatedDoor(FederatedData):
             raise ValueError("noise for tests is the server's: the clients draw their own")
         if config.adaptive:
             raise InputError("adaptive: clients commit to a plan, so steps cannot end early; leave it out")
-        if any(stage.strategy.marginals for stage in stages):
-            raise InputError("strategy: marginals are not bought from clients; set marginals = 0")
         self._names = {id(stage.embedder): name_of(stage.embedder) for stage in stages}
         self._embedders = [stage.embedder for stage in stages]  # so that no other takes an id
         caveats = [TRUST[federation.trust], _SEVERAL, _SEEN, _TIMING]
@@ -277,11 +276,15 @@ class FederatedDoor(FederatedData):
         """A query in words and numbers."""
         if query is class_of:
             return {"query": "classes"}, {}
-        if not isinstance(query, Vote) or embedding is None:
-            raise InputError("a federation is asked for class counts and votes alone")
+        if embedding is None or not isinstance(query, Vote | Counting):
+            raise InputError("a federation is asked for class counts, votes and marginals alone")
+        embedder = self._names[id(embedding.embedder)]
+        if isinstance(query, Counting):
+            asked = {"query": "marginals", "embedder": embedder, "columns": name_of_columns(query.asked)}
+            return asked, {"places": query.places.float().cpu().numpy()}
         fields = {
             "query": "votes",
-            "embedder": self._names[id(embedding.embedder)],
+            "embedder": embedder,
             "neighbours": query.neighbours,
             "metric": query.metric,
             "shared": query.shared,

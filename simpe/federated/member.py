@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from simpe import runs
+from simpe import marginals, runs
 from simpe.config import RunConfig
 from simpe.data import DataSet, concatenate
 from simpe.errors import InputError
@@ -81,7 +81,7 @@ class _Rows:
         if len(rows.samples) == 0:
             raise InputError(f"{self.name}: holds no rows; a client without rows cannot take part")
         if self.federation.unit == "client":
-            return replace(rows, units=np.zeros(len(rows.samples), np.int64))
+            return replace(rows, units=np.zeros(len(rows.samples), np.int64), names=None)
         if rows.units is not None:
             raise InputError(f"{self.name}: rows with units of their own cannot take part where a row is the unit")
         if len(rows.samples) > self.federation.rows:
@@ -120,10 +120,13 @@ class Member:
         shards = Here([_Rows(inputs, self.federation)])
         self.schema = schema_of(shards)
         self.digest = terms.digest(config)
-        self.embedders = {name_of(stage.embedder): stage.embedder for stage in runs.stages_of(config, self.schema)}
+        stages = runs.stages_of(config, self.schema)
+        self.embedders = {name_of(stage.embedder): stage.embedder for stage in stages}
         blank = torch.zeros((1, *self.schema.shape), dtype=self.schema.dtype)
         self._widths = {name: embed(blank, e, torch.device("cpu")).shape[1] for name, e in self.embedders.items()}
         whole = self.federation.unit == "client"
+        first = stages[0]
+        self._marginals = marginals.of(first.simulator) if first.strategy.marginals else None
         self._door = _Own(
             self.federation,
             shards,
@@ -272,11 +275,13 @@ class Member:
             raise Refused("there is no such run; begin it first")
         if message.text("query") == "classes":
             return class_of, len(door.classes), True, None, cpu
-        if message.text("query") != "votes":
+        if message.text("query") not in ("votes", "marginals"):
             raise Refused("there is no such query")
         embedder = self.embedders.get(message.text("embedder"))
         if embedder is None:
             raise Refused("the embedder is another one, or of another version")
+        if message.text("query") == "marginals":
+            return *self._cells(message), False, embedder, cpu
         labels = message.array("labels", "i4", None)
         width = self._widths[message.text("embedder")]
         candidates = torch.from_numpy(message.array("candidates", "f4", len(labels), width))
@@ -291,6 +296,16 @@ class Member:
         of = torch.from_numpy(labels.astype(np.int64))
         vote = Vote(lambda: candidates, of, neighbours, message.text("metric"), shared)  # type: ignore[arg-type]
         return vote, len(labels), neighbours == 1, embedder, cpu
+
+    def _cells(self, message: Message) -> tuple[Query, int]:
+        """Marginals by this client's own code, which the server can only ask for as a whole."""
+        if self._marginals is None:
+            raise Refused("no marginals were agreed on")
+        places = torch.from_numpy(message.array("places", "f4", None, self._widths[message.text("embedder")]))
+        asked = marginals.query(self._marginals, len(places), len(self._door.classes or ()))
+        if message.text("columns") != name_of_columns(asked) or not len(places) or asked.bins > MOST_BINS:
+            raise Refused("the marginals are others, or there are too many")
+        return marginals.Counting(self._marginals, asked, places), asked.bins
 
     def _about(self, message: Message) -> str:
         if self.federation.trust != "distributed":
@@ -336,6 +351,11 @@ def name_of_question(data: bytes) -> str:
 def name_of(embedder: Embedder) -> str:
     """Tells embedders apart: their description, settings and source among it, hashed."""
     return hashlib.sha256(json.dumps(describe(embedder), sort_keys=True).encode()).hexdigest()
+
+
+def name_of_columns(asked: marginals.Query) -> str:
+    """Tells marginals apart: columns, cells and sets, hashed."""
+    return hashlib.sha256(repr(asked).encode()).hexdigest()
 
 
 def _run(message: Message) -> str:

@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from simpe.data import is_url, opened
 from simpe.errors import InputError
 
 TCP, UDP, ICMP, ICMP6 = 6, 17, 1, 58
@@ -120,7 +121,7 @@ class _Unusable(Exception):
 
 def is_capture(path: str | Path) -> bool:
     """Whether a file begins as a pcap or pcapng file does, packed or not. Raises nothing."""
-    with suppress(OSError, EOFError, zlib.error), Path(path).open("rb") as file:
+    with suppress(OSError, EOFError, zlib.error, InputError), opened(path) as file:
         magic = unpacked(file).read(4)
         return magic in _PCAP or magic == _PCAPNG
     return False
@@ -131,10 +132,10 @@ def read(
 ) -> Iterator[Packets]:
     """The IP packets of one or several captures, file by file in the order given, in chunks of some megabytes.
 
-    ``paths``: files or folders. A folder gives all regular files in it, however deep, in the order of their names;
-    hidden ones are left out. Each file is known by its first bytes: pcap (either byte order, micro- or nanoseconds),
-    pcapng, or gzip of one. Link types: Ethernet with up to four VLAN tags, Linux cooked (1 and 2), raw IP, BSD
-    loopback. ``counts`` is filled while reading.
+    ``paths``: files, their URLs, or folders. A folder gives all regular files in it, however deep, in the order of
+    their names; hidden ones are left out. Each file is known by its first bytes: pcap (either byte order, micro- or
+    nanoseconds), pcapng, or gzip of one. Link types: Ethernet with up to four VLAN tags, Linux cooked (1 and 2), raw
+    IP, BSD loopback. ``counts`` is filled while reading.
 
     Memory does not grow with the captures. Payload sizes follow from the lengths in the headers, so packets that were
     cut by a snapshot length are whole here, as long as the headers were captured: 14 bytes of TCP, the ports of UDP.
@@ -144,13 +145,13 @@ def read(
     Raises InputError where none of the inputs is a capture, or none holds an IP packet; that is found at the end.
     """
     counts = Counts() if counts is None else counts
-    given = [Path(p) for p in ([paths] if isinstance(paths, str | Path) else paths)]
+    given = [paths] if isinstance(paths, str | Path) else list(paths)
     files = [file for path in given for file in _files(path, counts)]
     total = sum(size for _, size in files)
     done = 0
     for path, size in files:
         try:
-            with path.open("rb") as file:
+            with opened(path) as file:
                 for packets in _read_file(file, counts):
                     if progress is not None:
                         progress(min(done + file.tell(), total), total)
@@ -177,8 +178,11 @@ def unpacked(file: BufferedReader) -> BufferedReader | gzip.GzipFile:
     return gzip.GzipFile(fileobj=file) if packed else file
 
 
-def _files(path: Path, counts: Counts) -> list[tuple[Path, int]]:
-    """The regular files that a path stands for, and their sizes in bytes."""
+def _files(given: str | Path, counts: Counts) -> list[tuple[str | Path, int]]:
+    """The regular files that a path stands for, and their sizes in bytes; a URL's size is not asked for."""
+    if is_url(given):
+        return [(given, 0)]
+    path = Path(given)
     try:
         if path.is_dir():
             found = [Path(at, name) for at, _, names in os.walk(path) for name in names]

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from simpe.data import is_url, list_url, opened
 from simpe.errors import InputError
 from simpe.simulators.network import capture, tables
 from simpe.simulators.network.flows import ACTIVE, IDLE, assemble
@@ -89,8 +90,8 @@ def read(
     counts: Counts | None = None,
     progress: capture.Progress | None = None,
 ) -> Flows:
-    """The flows of captures and flow tables; folders give the files in them, hidden ones left out. The word RECORDED
-    stands for the capture that comes with simpe.
+    """The flows of captures and flow tables; folders give the files in them, hidden ones left out, and so do URLs, of
+    what lies directly in a folder. The word RECORDED stands for the capture that comes with simpe.
 
     A capture is known by its first bytes; a table by those of Parquet or by its ending (.csv, .tsv, .log, packed or
     not). ``preset`` says how tables are read: a name, the fields of a ``tables.Preset``, or None to know the tool
@@ -101,10 +102,10 @@ def read(
     Raises InputError where no input is usable, an option is wrong, or RECORDED might also mean a file.
     """
     counts = Counts() if counts is None else counts
-    files = [file for path in paths for file in _files(path)]
-    as_table = [not capture.is_capture(file) and _is_table(file) for file in files]
-    captures = [file for file, table in zip(files, as_table, strict=True) if not table]
-    flow_tables = [file for file, table in zip(files, as_table, strict=True) if table]
+    found = [file for path in paths for file in files(path)]
+    as_table = [not capture.is_capture(file) and _is_table(file) for file in found]
+    captures = [file for file, table in zip(found, as_table, strict=True) if not table]
+    flow_tables = [file for file, table in zip(found, as_table, strict=True) if table]
     if extra and captures:
         reason = f"has no columns, so no {' or '.join(map(repr, extra))}; give flow tables, or leave that out"
         counts.packets.unusable += [f"{file}: {reason}" for file in captures]
@@ -237,7 +238,13 @@ def _preset(preset: str | Mapping[str, Any] | None) -> str | tables.Preset | Non
         raise InputError(f"preset: {error}; it has columns, scale, bytes and icmp_in_port") from None
 
 
-def _files(given: str | Path) -> list[Path]:
+def files(given: str | Path) -> Sequence[str | Path]:
+    """The files that an input stands for, in order of their names.
+
+    Raises InputError where RECORDED might also mean a file, or a URL cannot be reached.
+    """
+    if is_url(given):
+        return list_url(str(given))
     path = Path(given)
     if given == RECORDED:  # not ./recorded, which Path would make equal
         if path.exists():
@@ -252,12 +259,13 @@ def _files(given: str | Path) -> list[Path]:
     return [file for file in inside if not any(part.startswith(".") for part in file.relative_to(path).parts)] or [path]
 
 
-def _is_table(path: Path) -> bool:
+def _is_table(given: str | Path) -> bool:
+    path = Path(given)
     stem = path.with_suffix("") if path.suffix.lower() == ".gz" else path
     if stem.suffix.lower() in _TABLES:
         return True
     try:
-        with path.open("rb") as file:
+        with opened(given) as file:
             return file.read(4) == b"PAR1"
     except (OSError, ValueError):
         return False

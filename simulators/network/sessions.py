@@ -260,7 +260,7 @@ class Sessions(Traces):
         assert owners is not None
         start = flows["start"].astype(np.float64)
         dated = np.flatnonzero(np.abs(start) < _LATEST)
-        _, owner = np.unique(owners[dated], return_inverse=True)
+        names, owner = np.unique(owners[dated], return_inverse=True)
         server = np.unique(flows["server"][dated], axis=0, return_inverse=True)[1].ravel()
         samples = gather(rows[dated], owner, start[dated], server, self.k)
         labels = None
@@ -268,7 +268,7 @@ class Sessions(Traces):
             labels = _most_frequent(owner, flows[inputs.KEPT + self.labels][dated].astype(np.str_))
         seen = f"A unit is one session: how many flows and servers it has and how long it lasts, and {self.k} of its "
         seen += "flows at most, with the gaps before them."
-        return DataSet(samples, labels, None, None, (inputs.caveat(unit), seen, *caveats))
+        return DataSet(samples, labels, None, None, (inputs.caveat(unit), seen, *caveats), names)
 
     # --- groups, events and flows
 

@@ -22,6 +22,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from simpe.data import is_url, opened
 from simpe.errors import InputError
 from simpe.simulators.network.capture import ICMP, ICMP6, TCP, UDP, unpacked
 from simpe.simulators.network.schema import COLUMNS, OUTCOMES, Flows, empty
@@ -223,7 +224,7 @@ def read(
         raise InputError(f"preset {preset!r}: use one of {', '.join(PRESETS)}, or a mapping of columns")
     wanted = PRESETS[preset] if isinstance(preset, str) else preset
     parts: list[Flows] = []
-    for path in map(Path, [paths] if isinstance(paths, str | Path) else paths):
+    for path in [paths] if isinstance(paths, str | Path) else paths:
         try:
             for part in _read_file(path, wanted, dict(extra or {}), counts):
                 parts.append(part)
@@ -253,11 +254,11 @@ def _arrow(module: str) -> Any:
         raise InputError("flow tables need pyarrow: install simpe[network]") from None
 
 
-def _read_file(path: Path, preset: Preset | None, extra: dict[str, str], counts: Counts) -> Iterator[Flows]:
+def _read_file(path: str | Path, preset: Preset | None, extra: dict[str, str], counts: Counts) -> Iterator[Flows]:
     """The flows of a table, block by block."""
     arrow = _arrow("pyarrow")
     try:
-        with path.open("rb") as file:
+        with opened(path) as file:
             parquet = file.read(4) == b"PAR1"
             file.seek(0)
             names, batches = _parquet(file) if parquet else _csv(unpacked(file), counts)
@@ -270,8 +271,8 @@ def _read_file(path: Path, preset: Preset | None, extra: dict[str, str], counts:
     except arrow.ArrowException:
         raise _Unusable("is damaged, or is no table; give CSV or Parquet") from None
     except (OSError, EOFError, zlib.error, ValueError):
-        reason = "is damaged or cannot be read; check it" if path.is_file() else "no such file; check the path"
-        raise _Unusable(reason) from None
+        there = is_url(path) or Path(path).is_file()
+        raise _Unusable("is damaged or cannot be read; check it" if there else "no such file; check the path") from None
 
 
 Batches = Callable[[list[int]], Iterator[dict[int, Any]]]

@@ -41,6 +41,10 @@ INSIDE = ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7")
 WIDE = {4: "10.0.0.0/8", 6: "fd00::/64"}
 """Prefixes that have addresses for synthetic hosts where the declared ones are too narrow, by version."""
 _APART = 0.01  # of the window
+_CUT = (
+    "Each file was read by itself: a flow that goes on in the next file counts as another one there, of whoever sends "
+    "its first packet there."
+)
 _NEEDS = ("pyarrow", "matplotlib")
 
 
@@ -54,7 +58,8 @@ class Traces(Slow, Traffic):
     synthetic internal hosts get theirs from ``internal`` and ``internal_v6``. ``labels``: the column of a flow table
     that names each flow's class. ``preset``: how tables are read, see :func:`inputs.read`. ``words``: the language
     model that writes the names in the release's payloads, see :func:`vocabulary.written`; without it they are public
-    words.
+    words. ``by_file``: each file is a shard, read by itself: what goes on in the next file is another flow there, and a
+    unit lies in one file.
 
     Raises ValueError as :class:`Traffic` does, and for what is no prefix.
     """
@@ -67,6 +72,7 @@ class Traces(Slow, Traffic):
     labels: str | None = None
     preset: str | Mapping[str, Any] | None = None
     words: Mapping[str, Any] | None = None
+    by_file: bool = False
     _prior: ClassVar[int] = 4096  # rows of Random in the picture
     _untimed: ClassVar[str] = "arrival times in the release are uniform and tell nothing of the input."
 
@@ -109,7 +115,12 @@ class Traces(Slow, Traffic):
             "labels": self.labels,
             "preset": self.preset if self.preset is None or isinstance(self.preset, str) else dict(self.preset),
             **({} if self.words is None else {"words": vocabulary.described(self.words)}),
+            "files": "each by itself" if self.by_file else "read as one",
         }
+
+    def shards(self, private: tuple[str, ...]) -> list[tuple[str, ...]]:
+        """Each file of the inputs, or all inputs as one. Raises InputError where a URL cannot be reached."""
+        return [(str(file),) for path in private for file in inputs.files(path)] if self.by_file else [private]
 
     def read(self, private: tuple[str, ...], unit: str | None, progress: Callable[[str, int, int], None]) -> DataSet:
         """Flow rows float64 (n, len(ROW)) of captures and flow tables, with the owner of each and its label.
@@ -150,7 +161,7 @@ class Traces(Slow, Traffic):
             if not inside.all():
                 progress(f"left out: {int((~inside).sum())} flows outside --window", 0, 0)
             ok &= inside
-            if not ok.any():
+            if not (self.by_file or ok.any()):
                 raise InputError("no flow starts within --window; declare one that the input lies in")
         else:
             rows[:, ROW.index("start")] = 0
@@ -158,11 +169,13 @@ class Traces(Slow, Traffic):
             progress(f"left out: {said}", 0, 0)
         for said in counts.unusable[:3]:
             progress(said, 0, 0)
-        times = "Flows that start outside the declared window take no part."
+        caveats = ["Flows that start outside the declared window take no part."]
         if not self.timed:
-            times = f"No window was declared, so {self._untimed}"
+            caveats = [f"No window was declared, so {self._untimed}"]
+        if self.by_file:
+            caveats.append(_CUT)
         flows = {name: column[ok] for name, column in flows.items()}
-        return flows, rows[ok], None if owners is None else owners[ok], (times,)
+        return flows, rows[ok], None if owners is None else owners[ok], tuple(caveats)
 
     def table(self, p: Params, more: Flows | None = None) -> Flows:
         """The flow table of parameters in the order of their start, with the columns that the writer needs and more.
