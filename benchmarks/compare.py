@@ -176,9 +176,9 @@ them as orders of magnitude. Where simpe loses, the table shows it.
 ## Images: MNIST, 60,000 private rows
 
 A small network is trained on the release with fixed epochs and tested once on the 10,000 test images. The autoencoder
-is of a size that two cores train in minutes, and was tuned little: its row shows what DP-SGD gives there, not what it
-can. The best published generators that train on the rows, with GPUs, reach 95.6 % at epsilon 1 and 98.1 % at 10 (DP-FETA,
-in DPImageBench's protocol).
+is of a size that two cores train in minutes, and was tuned little: its rows show what DP-SGD gives there, not what it
+can. The best published generators that train on the rows, with GPUs, reach 95.6 % at epsilon 1 and 98.1 % at 10
+(DP-FETA, in DPImageBench's protocol).
 
 {table(images)}
 
