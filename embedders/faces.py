@@ -1,7 +1,7 @@
 """Embedding of photographs of faces: what a network that knows photographs sees, beside brightness and edges.
 
-The features of EfficientNet say how like a photograph an image is, and what is on it. Alone they let colours and the
-place of the face drift, which blurred pixels and gradients hold.
+The features of EfficientNet say how like a photograph an image is. Alone they let colours and the place of the face
+drift, and forget who is on it, which blurred pixels and gradients hold: so these weigh more.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class FaceEmbedding:
     Raises ImportError, naming the extra, where the network is not installed.
     """
 
-    weight: float = 1.0
+    weight: float = 0.5
     side: int = 48
     size: int | tuple[int, int] | None = None
 

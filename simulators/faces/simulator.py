@@ -49,7 +49,7 @@ class Faces:
     """
 
     colour = True  # folders of photographs are read in colour
-    strategy = Strategy(start=10, votes=12, release_strength=0.4)
+    strategy = Strategy(start=10, votes=12, clear=4, release_strength=0.4, shared=True)
 
     def __init__(
         self,
