@@ -42,7 +42,7 @@ COUNTS, MARGINALS = "0/counts", "0/marginals"
 FEW = 100  # units, below which no useful result can be expected
 MOST_COUNTED = 1_000_000  # samples, where their number is not given
 MOST_SUPPORT = 20_000  # candidates that marginals weigh
-REFITS, REFIT_PARENTS = 3, 2_000
+REFITS, REFIT_PARENTS, REFIT_DECAY = 6, 2_000, 0.7
 
 
 @dataclass(frozen=True)
@@ -540,7 +540,7 @@ def _weigh(setup: Setup, private: PrivateData, state: State, last: Info) -> Popu
     for turn in range(REFITS):
         children = min(strategy.support, max(0, MOST_SUPPORT // len(support) - 1))
         many = torch.arange(len(support)).repeat_interleave(children)
-        strength = setup.spread_strength(state.step) * 0.5**turn
+        strength = setup.spread_strength(state.step) * REFIT_DECAY**turn
         varied = vary(setup.simulator, support.take(many.to(places.device)), strength, generator)
         support = concatenate([support, varied])
         base = torch.cat([base, base[many]])
