@@ -76,8 +76,8 @@ def network():
 
 def texts():
     """Rows of text: accuracy of classifiers that learn from the release, on other messages."""
-    for line in (HERE / "results" / "text" / "rows.jsonl").read_text().splitlines():
-        one = json.loads(line)
+    for path in sorted((HERE / "results" / "text").glob("*.json")):
+        one = json.loads(path.read_text())
         yield (
             (one["what"], one.get("epsilon")),
             {

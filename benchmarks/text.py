@@ -1,17 +1,21 @@
 """Text: what votes do for a small language model, in how well its texts teach a classifier.
 
-    python benchmarks/text.py --epsilon 1 --seed 0 >> benchmarks/results/text/rows.jsonl
-    python benchmarks/text.py --kind prediction --rows 600 >> benchmarks/results/text/rows.jsonl
+    python benchmarks/text.py [--kind simpe] [--epsilon 1] [--rows 1500] [--seed 0]
+
+Each row of the table (`compare.py` assembles it) is such a command: it writes benchmarks/results/text/NAME.json, and a
+row that has its JSON is not made again. A run of simpe that was stopped goes on (runs/benchmark).
 
 The private texts are messages that a grammar of public words makes, of four kinds whose names say little: a source of
-texts must find out what they are about. One line of JSON for Random alone, one for the run: the accuracy, on other
-messages of the grammar, of a linear classifier and of the nearest neighbour in the sentence embedding. Of the kind
-prediction, one line for a rival that lets the same model read the private texts (benchmarks/rivals/prediction.py).
+texts must find out what they are about. Scores are the accuracy, on other messages of the grammar, of a linear
+classifier and of the nearest neighbour in the sentence embedding. Kinds: simpe; random (Random alone, no private data);
+prediction (a rival that lets the same model read the private texts: benchmarks/rivals/prediction.py).
 """
 
 import argparse
+import datetime
 import json
 import time
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -22,6 +26,7 @@ from simpe.privacy.ledger import Ledger
 from simpe.simulators.foundation.language import LocalText
 from simpe.simulators.foundation.text import classify, encode
 
+RESULTS = Path(__file__).parent / "results" / "text"
 LENGTH = 120
 CLASSES = ("accounts", "logistics", "workshop", "front desk")
 KEYWORDS = ("invoice", "parcel", "repair", "appointment", "customer", "price", "delay", "thanks")
@@ -58,9 +63,32 @@ def messages(n, seed):
     return texts, np.array(CLASSES)[kinds]
 
 
+def made(args, source, texts, labels):
+    """Texts of a row as samples, the kind of each, and settings."""
+    if args.kind == "random":
+        kinds = np.resize(np.arange(len(CLASSES)), args.samples)
+        generator = torch.Generator().manual_seed(args.seed)
+        return source.random_of(torch.from_numpy(kinds), generator)["text"], kinds, {}
+    budget = simpe.Budget(args.epsilon, 1e-6)
+    if args.kind == "prediction":
+        found, named = prediction.synthesise(
+            source, texts, labels, budget, Ledger(), np.random.default_rng(), tokens=args.tokens
+        )
+        kinds = np.array([CLASSES.index(name) for name in named])
+        return encode(found, LENGTH), kinds, {"tokens": args.tokens, "clip": prediction.CLIP, "texts": found}
+    folder = Path("runs/benchmark") / f"text-{args.epsilon:g}-{args.rows}-{args.samples}-{args.steps}-{args.seed}"
+    folder.mkdir(parents=True, exist_ok=True)
+    ledger = folder / "ledger.jsonl"  # a run that was stopped is replayed from it
+    private = simpe.PrivateData(encode(texts, LENGTH), labels, budget=budget, classes=CLASSES, ledger=ledger)
+    release = simpe.evolve(
+        source, None, private, samples=args.samples, steps=args.steps, seed=args.seed, run_id="benchmark"
+    )
+    return release.samples, release.labels.numpy(), {"steps": args.steps}
+
+
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--kind", choices=("simpe", "prediction"), default="simpe")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kind", choices=("simpe", "random", "prediction"), default="simpe")
     parser.add_argument("--epsilon", type=float, default=1.0)
     parser.add_argument("--rows", type=int, default=1500)
     parser.add_argument("--samples", type=int, default=200)
@@ -68,37 +96,27 @@ def main():
     parser.add_argument("--tokens", type=int, default=prediction.TOKENS, help="that prediction draws of a class")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
+    budget = [] if args.kind == "random" else [f"eps{args.epsilon:g}"]
+    path = RESULTS / f"{'-'.join([args.kind, *budget, f'rows{args.rows}', f'seed{args.seed}'])}.json"
+    if path.exists():
+        print(f"{path} is there already")
+        return
     torch.set_num_threads(1)
     source = LocalText(classes=CLASSES, about="short message at work", keywords=KEYWORDS, length=LENGTH)
     texts, labels = messages(args.rows, args.seed)
     real, truth = messages(1000, args.seed + 1000)
     tests = source.embedder(encode(real, LENGTH)).numpy()
-
-    def report(what, samples, kinds, seconds, **more):
-        scores = classify(source.embedder(samples).numpy(), np.array(CLASSES)[kinds], tests, truth)
-        settings = {"rows": args.rows, "samples": len(kinds), "seed": args.seed}
-        print(json.dumps({"what": what, **settings, **more, **scores, "seconds": round(seconds)}), flush=True)
-
-    start = time.time()
     source._loaded  # noqa: B018, so that no row counts it
-    began, budget = time.time(), simpe.Budget(args.epsilon, 1e-6)
-    if args.kind == "prediction":
-        made, named = prediction.synthesise(
-            source, texts, labels, budget, Ledger(), np.random.default_rng(), tokens=args.tokens
-        )
-        kinds = np.array([CLASSES.index(name) for name in named])
-        how = {"epsilon": args.epsilon, "tokens": args.tokens, "clip": prediction.CLIP, "texts": made}
-        report("prediction", encode(made, LENGTH), kinds, time.time() - began, **how)
-        return
-    kinds = np.resize(np.arange(len(CLASSES)), args.samples)
-    params = source.random_of(torch.from_numpy(kinds), torch.Generator().manual_seed(args.seed))
-    report("random", params["text"], kinds, time.time() - began, load_seconds=round(began - start))
-    private = simpe.PrivateData(encode(texts, LENGTH), labels, budget=budget, classes=CLASSES)
     began = time.time()
-    release = simpe.evolve(source, None, private, samples=args.samples, steps=args.steps, seed=args.seed)
-    report(
-        "simpe", release.samples, release.labels.numpy(), time.time() - began, epsilon=args.epsilon, steps=args.steps
-    )
+    samples, kinds, settings = made(args, source, texts, labels)
+    seconds = round(time.time() - began)
+    scores = classify(source.embedder(samples).numpy(), np.array(CLASSES)[kinds], tests, truth)
+    row = {"what": args.kind, "rows": args.rows, "samples": len(kinds), "seed": args.seed}
+    row |= {"epsilon": args.epsilon} if budget else {}
+    row |= settings | scores | {"seconds": seconds, "date": datetime.date.today().isoformat()}
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(row, indent=1) + "\n")
+    print(json.dumps(row), flush=True)
 
 
 if __name__ == "__main__":
