@@ -70,6 +70,7 @@ def network():
                     "application F1, no ports": one["metrics"]["application_without_ports"]["macro_f1"],
                     "two-way distance": one["metrics"]["distances"]["tvd2"],
                     "seconds": one["seconds"]["wall"],
+                    "GiB": one.get("peak_memory_gib", np.nan),
                 },
             )
 
@@ -112,6 +113,12 @@ def counted(values):
     return len(set(values)) == 1 and isinstance(values[0], int)
 
 
+def mean(values):
+    """Of the seeds for which there is a figure; older rows have no peak of memory."""
+    known = [value for value in values if np.isfinite(value)]
+    return np.mean(known) if known else np.nan
+
+
 def table(groups):
     """Markdown."""
     figures = list(next(iter(groups.values())))
@@ -119,7 +126,7 @@ def table(groups):
     lines.append("| --- " * (len(figures) + 5) + "|")
     for (kind, epsilon), values in groups.items():
         name, noise, output = NAMES[kind]
-        cells = [said(values[figure][0] if counted(values[figure]) else np.mean(values[figure])) for figure in figures]
+        cells = [said(values[figure][0] if counted(values[figure]) else mean(values[figure])) for figure in figures]
         seeds = len(values[figures[0]])
         lines.append(f"| {name} | {epsilon or ''} | {' | '.join(cells)} | {seeds} | {noise} | {output} |")
     return "\n".join(lines)

@@ -253,6 +253,8 @@ def row(arguments):
     else:
         flows, settings = make_run(arguments, name, private, classes)
     seconds = {"wall": round(time.perf_counter() - begun, 1), "cpu": round(cpu() - used, 1)}
+    both = (resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    peak = round(max(both) / 2**20, 2)
     found = None
     if flows is not None:
         found = {"rows": len(flows["label"]), "distances": compare(flows, test)}
@@ -263,7 +265,8 @@ def row(arguments):
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
     result = {
         "split": arguments.split, "unit": arguments.unit, "kind": arguments.kind, "epsilon": arguments.epsilon,
-        "delta": DELTA, "seed": arguments.seed, "tag": arguments.tag, "seconds": seconds, "metrics": found,
+        "delta": DELTA, "seed": arguments.seed, "tag": arguments.tag, "seconds": seconds, "peak_memory_gib": peak,
+        "metrics": found,
         "settings": settings, "commit": commit.stdout.strip(), "date": datetime.date.today().isoformat(),
         "threads": torch.get_num_threads(),
     }  # fmt: skip
