@@ -131,7 +131,8 @@ class Info:
     @property
     def drowned(self) -> bool:
         """Whether the votes, all together, cannot be told from the noise: within a standard error of no signal."""
-        return bool(self.signal**2 <= (2 / max(1, len(self.candidates))) ** 0.5)
+        bins = len(self.candidates) * (1 if self.by_class is None else len(self.by_class))
+        return bool(self.signal**2 <= (2 / max(1, bins)) ** 0.5)
 
 
 def init(setup: Setup, private: PrivateData) -> State:
@@ -280,7 +281,8 @@ def evolve(
     fixed = given(simulator, private.classes, samples, steps, strategy)
     steps = steps if fixed is None else 1
     place = torch.device(device)
-    preflight(stages, private.sample_shape, private.sample_dtype, place)
+    stages = preflight(stages, len(private.classes), private.sample_shape, private.sample_dtype, place)
+    strategy = stages[0].strategy
     one_bin = private.one_bin and all(stage.strategy.neighbours == 1 for stage in stages)
     public: dict[str, Any] = {
         "simulator": describe(simulator),

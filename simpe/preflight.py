@@ -19,6 +19,8 @@ from simpe.scheduling import Strategy
 from simpe.space import Params
 from simpe.stages import Stage, adopt
 
+_PROBES = 16  # rows; a mixture draws some from each source
+
 
 def classes_of(simulator: Simulator, labelled: bool) -> tuple[str, ...]:
     """The classes that a run has when none are declared: the simulator's, or one without a name.
@@ -61,8 +63,13 @@ def given(
     return replace(found, parents=torch.full_like(found.labels, -1))
 
 
-def preflight(stages: Sequence[Stage], shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> None:
+def preflight(
+    stages: Sequence[Stage], classes: int, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device
+) -> tuple[Stage, ...]:
     """Draw, vary, render and embed a little, so that a plug-in that cannot work is found before anything is spent.
+
+    Returns the stages. Classes share candidates in all of them or in none, and only where no source draws classes
+    apart; where a simulator's own strategy would share them and another stage or source does not, it gives way.
 
     ``shape`` and ``dtype`` are those of a private sample: public schema. No row is read. Every later stage takes over
     what the one before it made. All of it is on the ``device`` of the run.
@@ -73,8 +80,6 @@ def preflight(stages: Sequence[Stage], shape: tuple[int, ...], dtype: torch.dtyp
     simulator = stages[0].simulator
     if len(stages) > 1 and any(stage.strategy.marginals for stage in stages):
         raise InputError("then: marginals weigh the candidates of a run of one stage; set marginals to 0, or leave it")
-    if len({stage.strategy.shared for stage in stages}) > 1:
-        raise InputError("then: classes share their candidates in all stages or in none; set shared alike")
     if len(stages) > 1 and any(hasattr(stage.simulator, "given") for stage in stages):
         raise InputError("then: a given set is voted on once, in a run of its own; leave the other stages out")
     what, where = "random", ""
@@ -93,11 +98,6 @@ def preflight(stages: Sequence[Stage], shape: tuple[int, ...], dtype: torch.dtyp
                 rows = vary(stage.simulator, rows, 0.5, generator)
             what = "render"
             samples, before = render(stage.simulator, rows), stage.simulator
-            if stage.strategy.shared and _told_apart(stage.simulator, rows, samples):
-                raise InputError(
-                    f"{where}strategy: the simulator draws each class in its own way, so they cannot share candidates; "
-                    "leave shared out"
-                )
             what = "embed (a rendered sample)"
             theirs = stage.embedder(samples).float()
             what = "embed (a sample of the private set's shape and dtype)"
@@ -114,6 +114,8 @@ def preflight(stages: Sequence[Stage], shape: tuple[int, ...], dtype: torch.dtyp
         what = "marginals"
         marginals.of(simulator).check(samples)
         marginals.of(simulator).check(torch.zeros((2, *shape), dtype=dtype, device=device))
+        what = "random, variation or render (of another class)"
+        return _in_accord(stages, classes, device)
     except InputError:
         raise
     except Exception as error:
@@ -121,17 +123,36 @@ def preflight(stages: Sequence[Stage], shape: tuple[int, ...], dtype: torch.dtyp
         raise InputError(f"{where}{what} failed: {type(error).__name__}: {said}; see simpe check") from error
 
 
-def _told_apart(simulator: Simulator, rows: Population, samples: Tensor) -> bool:
-    """Whether another label changes what is rendered, drawn or varied of the first class."""
-    other = replace(rows, labels=rows.labels + 1)
+def _in_accord(stages: Sequence[Stage], classes: int, device: torch.device) -> tuple[Stage, ...]:
+    """The stages, all of which share candidates between classes, or none.
 
-    def made(labels: Tensor) -> Tensor:
-        generator = public_generator(0, "preflight", "apart")
-        drawn = Population(random(simulator, labels, generator), labels, labels).to(rows.labels.device)
+    Raises InputError where a strategy that was given shares what cannot be shared.
+    """
+    sharing = [stage for stage in stages if stage.strategy.shared]
+    if not sharing:
+        return tuple(stages)
+    why = "then: classes share their candidates in all stages or in none; set shared alike"
+    if len(sharing) == len(stages):
+        if not any(_told_apart(stage.simulator, classes, device) for stage in stages):
+            return tuple(stages)
+        why = (
+            "strategy: the simulator draws each class in its own way, so they cannot share candidates; leave shared out"
+        )
+    if any(stage.strategy != getattr(stage.simulator, "strategy", None) for stage in sharing):
+        raise InputError(why)
+    return tuple(replace(stage, strategy=replace(stage.strategy, shared=False)) for stage in stages)
+
+
+def _told_apart(simulator: Simulator, classes: int, device: torch.device) -> bool:
+    """Whether a label changes what is drawn, varied or rendered."""
+
+    def made(label: int) -> Tensor:
+        labels, generator = torch.full((_PROBES,), label), public_generator(0, "preflight", "apart")
+        drawn = Population(random(simulator, labels, generator), labels, labels).to(device)
         return render(simulator, vary(simulator, drawn, 0.5, generator))
 
-    labels = torch.zeros(2, dtype=torch.int64)
-    return not (torch.equal(render(simulator, other), samples) and torch.equal(made(labels), made(labels + 1)))
+    first = made(0) if classes > 1 else torch.empty(0)
+    return any(not torch.equal(made(label), first) for label in range(1, classes))
 
 
 def require_device(device: torch.device) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -79,7 +80,7 @@ def start(
     if schema.named or schema.units is not None:
         one_home(shards, secrets.token_bytes(16))  # as the door does, where it is too late for the folder
     given(simulator, classes, config.samples, config.steps, strategy)
-    preflight(stages, schema.shape, schema.dtype, device)
+    stages = preflight(stages, len(classes), schema.shape, schema.dtype, device)
     # A shared ledger can refuse before there is a folder; an own one has room for any schedule that exists.
     private = None if config.ledger is None else open_door(config, (shards, schema), Ledger(config.ledger), noise, door)
     one_bin = schema.units is None and all(stage.strategy.neighbours == 1 for stage in stages)
@@ -240,9 +241,14 @@ def _refuse_private(private: tuple[str, ...], against: tuple[str, ...]) -> None:
     for one in against:
         for other in private:
             word = _is_word(one) or _is_word(other)
-            ours, theirs = Path(one).resolve(), Path(other).resolve()
+            ours, theirs = _place(one), _place(other)
             if one == other if word else ours.is_relative_to(theirs) or theirs.is_relative_to(ours):
                 raise InputError(f"{one}: is, holds or lies in the run's private input; give another, a public one")
+
+
+def _place(name: str) -> Path:
+    """Where a file is, by its path or by the URL of a local file."""
+    return Path(re.sub(r"^(file|local):/*(?=/)", "", name)).resolve()
 
 
 @dataclass(frozen=True, repr=False)

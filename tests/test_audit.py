@@ -5,6 +5,7 @@ import gzip
 import json
 import math
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from support import Oscillator, Patches
 
 from simpe import PrivateData, evolution, private, rows, runs, store
 from simpe.audit import audit, bounds, repetition, search, words
+from simpe.audit.witness import Record
 from simpe.cli import main
 from simpe.config import make_config
 from simpe.privacy.accounting import Charge, delta_of
@@ -169,6 +171,17 @@ def test_counts_are_found_and_not_mistaken_for_noisy_ones(tmp_path):
     assert search.search(tmp_path, [found]) == []
     np.savez(tmp_path / "x.npz", votes=exact.astype(np.float64))
     assert search.search(tmp_path, [found])
+
+
+def test_survivors_of_shared_candidates_are_looked_for_by_class_and_in_all():
+    """Of 3 candidates two survive; with two classes there are 6 bins."""
+    info = SimpleNamespace(candidates=[None] * 3, survivors=torch.tensor([2, 0]))
+    found = {}
+    for votes in (np.arange(3), np.arange(6)):
+        record = SimpleNamespace(exact=[(4.0, votes)])
+        Record.survivors(record, info, 1)
+        found[len(votes)] = [counts.tolist() for _, counts in record.exact[1:]]
+    assert found == {3: [[2, 0]], 6: [[2, 0], [5, 3], [7, 3]]}
 
 
 def test_counts_that_prove_nothing_are_not_looked_for():

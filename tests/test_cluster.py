@@ -3,6 +3,7 @@
 import pickle
 import socket
 import ssl
+import struct
 import sys
 
 import numpy as np
@@ -146,6 +147,20 @@ def test_a_run_on_captures_by_file_says_how_they_were_read(two, captures):
     few = {"strategy": Strategy(start=3, places=8), "samples": 20}
     release = runs.start(traffic(captures, **few), noise=addressed_noise, cluster=two)
     assert any("read by itself" in said for said in release.certificate["caveats"])
+
+
+@pytest.mark.parametrize("more", [{}, {"unit": "pair"}, {"simulator": "network-sessions", "unit": "src"}])
+def test_a_capture_in_which_nobody_speaks_has_no_rows(captures, more):
+    """Else one unit's packets would decide whether there is a run."""
+    arp = bytes(12) + b"\x08\x06" + bytes(28)
+    record = struct.pack("<IIII", 1, 0, len(arp), len(arp)) + arp
+    (captures / "quiet.pcap").write_bytes(struct.pack("<IHHiIII", 0xA1B2C3D4, 2, 4, 0, 0, 65535, 1) + record)
+    rows = [len(source.read().samples) for source in runs.inputs_of(traffic(captures, **more), None)]
+    assert rows.count(0) == 1
+    assert len(rows) == 4
+    (captures / "notes.txt").write_text("no capture")
+    with pytest.raises(InputError, match="notes"):
+        [source.read() for source in runs.inputs_of(traffic(captures, **more), None)]
 
 
 def test_what_goes_on_in_the_next_file_is_another_flow_there_and_no_unit_may(two, captures, tmp_path):

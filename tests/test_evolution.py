@@ -11,9 +11,10 @@ from support import Oscillator, Patches, addressed_noise, no_noise
 
 import simpe
 from simpe import Budget, Categorical, Continuous, InputError, Parallel, ParameterSpace, PrivateData, Strategy, evolve
-from simpe.evolution import Setup, init, step
+from simpe.evolution import Info, Setup, init, step
+from simpe.population import Population
 from simpe.scheduling import MAX_NOISE_MULTIPLIER, Schedule, places, schedule
-from simpe.stages import flatten
+from simpe.stages import Mixture, flatten
 from simpe.voting import nearest
 
 
@@ -374,6 +375,47 @@ def test_classes_cannot_share_candidates_that_a_simulator_draws_by_class():
     with pytest.raises(InputError, match="draws each class in its own way"):
         evolve(Pages(), None, private, samples=10, strategy=SHARED)
     assert not private.ledger.committed()
+
+
+class Eager(Line):
+    """Would rather share its candidates."""
+
+    strategy = Strategy(shared=True)
+
+
+class Late(Line):
+    """Draws all classes alike but the last."""
+
+    def random_of(self, labels, generator):
+        return {"x": torch.rand(len(labels), generator=generator) / (1 + (labels == 2))}
+
+
+@pytest.mark.parametrize(
+    ("simulator", "then"),
+    [(Mixture([Eager(), Eager(), Late()]), ()), (Eager(), (simpe.Stage(Eager(), steps=1, strategy=Strategy()),))],
+)
+def test_a_simulator_s_own_wish_to_share_gives_way(simulator, then):
+    rows, labels = on_a_line(90)
+    labels = np.array(["0", "1", "2"] * 30)
+    private = PrivateData(rows, labels, budget=Budget(5.0), classes=("0", "1", "2"), noise=no_noise)
+    release = evolve(simulator, None, private, samples=30, steps=1, then=then)
+    assert release.certificate["public_inputs"]["strategy"]["shared"] is False
+    alone = PrivateData(rows, labels, budget=Budget(5.0), classes=("0", "1", "2"), noise=no_noise)
+    assert evolve(Eager(), None, alone, samples=30, steps=1).certificate["public_inputs"]["strategy"]["shared"] is True
+
+
+def test_a_source_that_tells_the_last_class_alone_apart_cannot_share():
+    rows, _ = on_a_line(90)
+    private = PrivateData(rows, np.array(["0", "1", "2"] * 30), budget=Budget(5.0), classes=("0", "1", "2"))
+    with pytest.raises(InputError, match="draws each class in its own way"):
+        evolve(Late(), None, private, samples=30, strategy=SHARED)
+
+
+def test_shared_votes_are_drowned_by_the_standard_error_of_all_their_bins():
+    candidates = Population({"x": torch.zeros(200)}, torch.zeros(200, dtype=torch.int64), torch.zeros(200))
+    info = Info(0, candidates, torch.arange(5), torch.zeros(5), 1.0, (), signal=0.06**0.5)
+    assert info.drowned
+    assert not dataclasses.replace(info, by_class=torch.zeros(10, 5)).drowned
 
 
 @pytest.mark.parametrize("wrong", [{"elitist": False}, {"marginals": 0.5}])

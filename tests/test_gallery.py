@@ -295,3 +295,12 @@ def test_the_array_of_labels_is_that_of_the_run_where_the_reference_has_it(folde
     runs.start(config)
     for reference in ("named.npz", "plain.npz"):
         assert "label_total_variation" in runs.evaluate(folder / "run", (reference,))
+
+
+@pytest.mark.parametrize("private", ["/rows/x.npz", "file:///rows/x.npz", "local:///rows", "file:/rows/y/../x.npz"])
+@pytest.mark.parametrize("public", ["/rows/x.npz", "file:///rows/x.npz", "file:///rows/./x.npz"])
+def test_a_local_file_is_private_by_its_url_too(private, public):
+    with pytest.raises(simpe.InputError, match="private input"):
+        runs._refuse_private((private,), (public,))
+    runs._refuse_private((private,), ("file:///other/x.npz",))
+    runs._refuse_private((private,), ("s3://rows/x.npz",))

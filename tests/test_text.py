@@ -24,7 +24,7 @@ from simpe.config import make_config
 from simpe.embedders.sentences import Sentences
 from simpe.simulators.foundation import models
 from simpe.simulators.foundation.language import LocalText, _tidy
-from simpe.simulators.foundation.text import BLANK, Text, blank, check_template, classify, decode, encode
+from simpe.simulators.foundation.text import BLANK, Text, _contrasted, blank, check_template, classify, decode, encode
 
 CLASSES = ("praise", "complaint")
 
@@ -313,6 +313,14 @@ def test_contrast_shows_what_votes_favoured_and_what_not_of_the_same_class(voted
     for prompt, label in zip(asked, p["label"].tolist(), strict=True):
         assert prompt.startswith(f"Wanted are texts like these:\n- best {'ab'[label]}\n")
     assert source._shown == {}, "the source itself knows nothing, so another run begins as this one did"
+
+
+def test_contrast_shows_no_more_than_a_prompt_has_room_for():
+    texts = [f"{i:02}" + "x" * 200 for i in range(40)]
+    shown = _contrasted(texts, 20)
+    assert sum(text in shown for text in texts) == 10  # 2,048 bytes of 202 each, as many from either end
+    assert len(_contrasted([text[:10] for text in texts], 20)) > 40 * 10
+    assert _contrasted(["x" * 5000, "y" * 5000], 1) == ""
 
 
 def test_contrast_needs_two_texts_and_is_no_default(voted):

@@ -68,7 +68,10 @@ class Record:
     def survivors(self, info: Info, steps: int) -> None:
         """Also keep the exact votes of a step's survivors, in their order."""
         sigma, votes = self.exact[-1]
-        self.exact.append((sigma, votes[info.survivors.cpu().numpy()]))
+        by_class = votes.reshape(-1, len(info.candidates))[:, info.survivors.cpu().numpy()]
+        self.exact += [(sigma, own) for own in by_class]
+        if len(by_class) > 1:  # classes that share candidates: their sum decides who survives
+            self.exact.append((sigma, by_class.sum(0)))
 
 
 class Witness(PrivateData):

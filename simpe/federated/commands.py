@@ -112,7 +112,7 @@ def _run(
     if config.classes is not None and schema.labels is None:
         raise InputError("classes need labels, and the clients' rows have none; leave classes out")
     classes = declared or classes_of(stages[0].simulator, schema.labels is not None)
-    preflight(stages, schema.shape, schema.dtype, runs.device_of(config.device))
+    stages = preflight(stages, len(classes), schema.shape, schema.dtype, runs.device_of(config.device))
 
     def door(ledger: Ledger | None) -> FederatedDoor:
         private = FederatedDoor(clients, config, stages, ledger=ledger, noise=noise)

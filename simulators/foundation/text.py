@@ -43,6 +43,7 @@ TABLE = "texts.csv"
 
 _MOST_LENGTH = 8192
 _MOST_CONTRAST = 20
+_SHOWN = 2048  # bytes of texts that a prompt shows, at most
 _WORD = re.compile(r"(\w+(?:['’-]\w+)*)")
 _FIELD_LIMIT = 1 << 24  # bytes of a field of a CSV
 
@@ -366,6 +367,8 @@ def classify(x: np.ndarray, labels: np.ndarray, y: np.ndarray, truth: np.ndarray
 def _contrasted(best: list[str], most: int) -> str:
     """Texts, the best first: at most so many from either end, as a model is shown them; nothing of fewer than two."""
     n = min(most, len(best) // 2)
+    while n and sum(len(text.encode()) for text in (*best[:n], *best[-n:])) > _SHOWN:  # a model's room is finite
+        n -= 1
     if n == 0:
         return ""
     wanted, unwanted = ("\n".join(f"- {text}" for text in part) for part in (best[:n], best[-n:]))

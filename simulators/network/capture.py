@@ -115,6 +115,10 @@ class Counts:
     malformed: int = 0  # headers that contradict themselves or were not captured
 
 
+class NoTraffic(InputError):
+    """Captures without a packet of IP."""
+
+
 class _Unusable(Exception):
     """Why a file cannot be used, in words for the user."""
 
@@ -168,7 +172,7 @@ def read(
         first = counts.unusable[0] if counts.unusable else "no input: give a capture"
         raise InputError(first if len(counts.unusable) < 2 else f"none of the inputs is usable; the first: {first}")
     if counts.kept == 0:
-        raise InputError(f"{', '.join(map(str, given))}: no IP packet in it; give a capture of IP traffic")
+        raise NoTraffic(f"{', '.join(map(str, given))}: no IP packet in it; give a capture of IP traffic")
 
 
 def unpacked(file: BufferedReader) -> BufferedReader | gzip.GzipFile:

@@ -20,7 +20,7 @@ from simpe.data import is_url, list_url, opened
 from simpe.errors import InputError
 from simpe.simulators.network import capture, tables
 from simpe.simulators.network.flows import ACTIVE, IDLE, assemble
-from simpe.simulators.network.schema import COLUMNS, Flows
+from simpe.simulators.network.schema import COLUMNS, Flows, empty
 
 UNITS: Mapping[str, str] = {
     "flow": "The unit is one flow: what many flows of one host have in common is not protected as that host's. "
@@ -89,6 +89,7 @@ def read(
     active: float = ACTIVE,
     counts: Counts | None = None,
     progress: capture.Progress | None = None,
+    may_be_silent: bool = False,
 ) -> Flows:
     """The flows of captures and flow tables; folders give the files in them, hidden ones left out, and so do URLs, of
     what lies directly in a folder. The word RECORDED stands for the capture that comes with simpe.
@@ -98,6 +99,8 @@ def read(
     by its columns. ``extra`` are columns that must be kept, as text, under their name behind KEPT; only tables
     have any, so captures are then unusable. Unusable inputs are counted and left out. Where a table names
     applications, there is a column ``application`` of text, "" where one does not.
+
+    A capture without IP traffic has no flows where it ``may_be_silent``.
 
     Raises InputError where no input is usable, an option is wrong, or RECORDED might also mean a file.
     """
@@ -115,6 +118,10 @@ def read(
     try:
         if captures:
             parts.append(assemble(capture.read(captures, counts.packets, progress), idle, active))
+    except capture.NoTraffic as error:
+        if may_be_silent:
+            parts.append(empty(0))
+        refusals.append(error)
     except InputError as error:
         refusals.append(error)
     try:

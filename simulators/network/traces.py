@@ -149,6 +149,7 @@ class Traces(Slow, Traffic):
         flows = inputs.read(
             private, preset=self.preset, extra=columns, idle=self.idle, active=self.active, counts=counts,
             progress=lambda done, total: progress("reading", done, total),
+            may_be_silent=self.by_file,  # else one unit's packets would decide whether there is a run
         )  # fmt: skip
         owners = inputs.units(flows, unit)
         rows = rows_of(flows, self.start, self.length, self.inside).numpy()
