@@ -24,9 +24,10 @@ run: .venv/run.stamp  ## Make DP digits and a DP capture at epsilon 1, from what
 	@echo "Open $(OUT)/release/report.html and $(TRAFFIC)/release/report.html in a browser, open"
 	@echo "$(TRAFFIC)/release/synthetic.pcap, and read the certificate.json beside them."
 
+# One thread a process: the processes share the cores.
 test: .venv/dev.stamp .venv/flower.stamp lint types  ## Check style, types and behaviour
 	@echo "Tests (about fifteen minutes on two cores)"
-	SIMPE_FLOWER=$(CURDIR)/.venv/flower/bin $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile $(ARGS)
+	OMP_NUM_THREADS=1 SIMPE_FLOWER=$(CURDIR)/.venv/flower/bin $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile $(ARGS)
 	@echo "All tests passed."
 
 fuzz: .venv/dev.stamp  ## Damage captures in 20,000 ways and read them (some minutes)
