@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 Renderer = Literal["torch", "pyrender"]
 
-_BLOCK = 64  # heads drawn at a time at 64 x 64; fewer where images are larger
+_BLOCK = 128  # heads drawn at a time at 64 x 64; fewer where images are larger
 _SMALL = 48  # a picture with a shorter side is drawn with four samples in each pixel
 
 
