@@ -100,18 +100,14 @@ def scene(model: Model, p: Params, aspect: float = 1.0) -> Scene:
     """The scene of n rows of parameters; ``aspect``: width over height of the picture."""
     model = model.to(p["skin"].device)
     points = model.shape(_coefficients(model, p))
-    normals = _normals(points, model.ring)
-    turn = _rotation(p)
-    points = _posed(points - points.new_tensor(_AIM)[:, None], turn, model.turn)
-    normals = _posed(normals, turn, model.turn)
-
+    points = _posed(points - points.new_tensor(_AIM)[:, None], _rotation(p), model.turn)
     reach = _HALF / p["scale"]
     half = p["field_of_view"] / 2
     tangent = half * (1 + half * half / 3)
     near = 1 / (1 - points[:, 2] * (tangent / reach)[:, None])
     x = points[:, 0] * near / (reach * aspect / p["stretch"])[:, None] + 2 * p["position"][:, :1]
     y = points[:, 1] * near / reach[:, None] + 2 * p["position"][:, 1:]
-    return Scene(x, y, near, _shaded(model, p, normals), _background(p), model.triangles)
+    return Scene(x, y, near, _shaded(model, p, _normals(points, model.ring)), _background(p), model.triangles)
 
 
 def _coefficients(model: Model, p: Params) -> Tensor:
@@ -195,7 +191,8 @@ def _posed(points: Tensor, turn: list[list[Tensor]], share: Tensor) -> Tensor:
     x, y, z = points.unbind(1)
     out = torch.empty_like(points)
     for own, moved, (a, b, c) in zip((x, y, z), out.unbind(1), turn, strict=True):
-        torch.mul(x, a, out=moved).add_(y * b).add_(z * c).sub_(own).mul_(share).add_(own)
+        torch.mul(x, a, out=moved).addcmul_(y, b).addcmul_(z, c)
+        torch.lerp(own, moved, share, out=moved)
     return out
 
 
@@ -205,22 +202,23 @@ def _shaded(model: Model, p: Params, normals: Tensor) -> Tensor:
     light = (sa * cu, su, ca * cu)
     half = (light[0], light[1], light[2] + 1)
     length = (half[0] * half[0] + half[1] * half[1] + half[2] * half[2]).sqrt()
+    ambient, exposure = p["ambient"][:, None], p["exposure"][:, None]
+    around, aside = ambient * exposure, (1 - ambient) * exposure
     x, y, z = normals.unbind(1)
-    direct = (x * light[0]).add_(y * light[1]).add_(z * light[2]).clamp_(min=0)
-    shine = (x * half[0]).add_(y * half[1]).add_(z * half[2]).div_(length)
+    direct = (x * light[0]).addcmul_(y, light[1]).addcmul_(z, light[2]).clamp_(min=0)
+    shine = (x * (half[0] / length)).addcmul_(y, half[1] / length).addcmul_(z, half[2] / length)
     shine.clamp_(min=0.01)  # its power is no denormal: slow
     for _ in range(4):
         shine *= shine
-    ambient, exposure = p["ambient"][:, None], p["exposure"][:, None]
-    strength = (0.2 * y).add_(0.8).mul_(ambient).add_(direct.mul_((1 - ambient) * 1.35)).mul_(exposure)
+    strength = direct.mul_(1.35 * aside).addcmul_(y, 0.2 * around).add_(0.8 * around)
     gloss = shine.mul_((1 - ambient) * 0.5).mul_(model.gloss)
     warm, green = p["light_colour"][:, :1], p["light_colour"][:, 1:]
     tint = (1 + 0.16 * warm - 0.03 * green, 1 + 0.04 * green, 1 - 0.22 * warm - 0.03 * green)
     shown = model.colour(_palette(p))
     for channel, light_of in zip(shown.unbind(1), tint, strict=True):
         channel.mul_(strength).add_(gloss).mul_(light_of).clamp_(0, 1).sqrt_()
-    grey = (0.3 * shown[:, 0]).add_(0.59 * shown[:, 1]).add_(0.11 * shown[:, 2])[:, None]
-    return shown.sub_(grey).mul_(_colourful(p)[:, None, None]).add_(grey)
+    grey = (0.3 * shown[:, 0]).add_(shown[:, 1], alpha=0.59).add_(shown[:, 2], alpha=0.11)[:, None]
+    return torch.lerp(grey, shown, _colourful(p)[:, None, None])
 
 
 def _colourful(p: Params) -> Tensor:
