@@ -1,5 +1,7 @@
 """The two renderers of faces: the batched one against a plain loop and against pyrender."""
 
+import functools
+import os
 import pickle
 
 import numpy as np
@@ -175,6 +177,24 @@ def test_the_reference_refuses_to_be_spread_over_processes():
         parallel.render(p)
     assert "\n" not in str(error.value)
     assert pickle.loads(pickle.dumps(Faces(16))).size == (16, 16)
+
+
+@needs_pyrender
+@pytest.mark.skipif(not reference.osmesa(), reason="OSMesa is not installed: apt-get install libosmesa6")
+def test_osmesa_takes_the_place_of_egl(monkeypatch):
+    """It smooths no edges, as the batched renderer does not, so they agree better than EGL and the batched do."""
+    view = heads(16)
+    batched = raster.draw(view, 64, 64).float()
+    if reference._platform() == "egl" and "PYOPENGL_PLATFORM" not in os.environ:
+        assert 1 < (batched - reference.draw(view, 64, 64).float()).abs().mean() < 4
+    with monkeypatch.context() as patched:
+        patched.setattr(reference, "_egl_devices", lambda: 0)
+        assert reference._platform() == "osmesa"
+    monkeypatch.setenv("PYOPENGL_PLATFORM", "osmesa")
+    monkeypatch.setattr(reference, "_process", functools.cache(reference._process.__wrapped__))  # one of its own
+    theirs = reference.draw(view, 64, 64).float()
+    reference._process().shutdown()
+    assert (batched - theirs).abs().mean() < 0.2
 
 
 def test_what_is_missing_is_named(monkeypatch):

@@ -58,7 +58,12 @@ def _process() -> ProcessPoolExecutor:
 
 def _platform() -> str:
     """The first of ``egl`` and ``osmesa`` that this machine has the libraries for; empty for none."""
-    return "egl" if _egl_devices() else "osmesa" if _library("libOSMesa.so.8", "libOSMesa.so.6", "libOSMesa.so") else ""
+    return "egl" if _egl_devices() else "osmesa" if osmesa() else ""
+
+
+def osmesa() -> bool:
+    """Whether OSMesa is installed."""
+    return _library("libOSMesa.so.8", "libOSMesa.so.6", "libOSMesa.so") is not None
 
 
 def _library(*names: str) -> ctypes.CDLL | None:
