@@ -189,7 +189,7 @@ def _add_skin(parts: _Parts) -> Callable[[Array], Array]:
         np.array([11.55, 11.1, 10.3, 9.2, 7.9, 6.6, 5.4, 4.3, 3.4]),
         np.linspace(2.7, -10.6, 26), np.array([-11.1, -11.5, -11.8]),
     ])  # fmt: skip
-    angles = _angles(40, 0.62)
+    angles = _angles(36, 0.658)
     points = _section(angles[None, :], np.repeat(rows[:, None], len(angles), 1))
     points = points.reshape(-1, 3)
     points = np.concatenate([points, [[0, _CROWN, -1.0], [0, _CHIN, 5.8]]])
@@ -420,8 +420,8 @@ def _add_neck(parts: _Parts) -> None:
     parts.add("neck", vertices, _grid(7, 20, closed=True), skin=1 - cloth, deep=deep, cloth=cloth)
 
 
-_AROUND, _DOWN = 34, 13
-_TURN = _angles(_AROUND, 0.45)
+_AROUND, _DOWN = 30, 13
+_TURN = _angles(_AROUND, 0.515)
 
 
 def _hair_surface(
