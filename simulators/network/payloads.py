@@ -452,6 +452,7 @@ _MESSAGES: Mapping[tuple[str, str], tuple[Message | None, ...]] = {
     ("syslog", "in"): (Message(b"<134>1 2024-01-01T00:00:00Z " + _NAME + b" simpe - - - "),),
     ("sip", "out"): (_sip(b"OPTIONS sip:" + _NAME + b" SIP/2.0\r\n"),),
     ("sip", "in"): (_sip(b"SIP/2.0 200 OK\r\n"),),
+    # Longer ones end in zeros, which a receiver ignores and which leave the checksum as it is (RFC 2236, section 2.5).
     ("igmp", "out"): (Message(bytes.fromhex("1600f9feefff0001")),),
 }  # fmt: skip
 """By profile and way: the message; the one in its place where it is split over packets, whose head fits the first of

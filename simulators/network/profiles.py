@@ -97,7 +97,7 @@ PROFILES = (
     Profile("udp", UDP, (), True, packets=(5, 5), sizes=(150, 200), seconds=2,
             servers=("external", "internal", "multicast", "broadcast")),
     Profile("icmp", ICMP, most=(1400, 1400), packets=(4, 4), sizes=(56, 56), seconds=3),
-    Profile("igmp", IGMP, least=(8, 8), most=(8, 8), packets=(2, 0.3), sizes=(8, 8), seconds=5, servers=_MULTICAST,
+    Profile("igmp", IGMP, least=(8, 8), most=(72, 8), packets=(2, 0.3), sizes=(12, 8), seconds=5, servers=_MULTICAST,
             versions=(4,), ttl=1),
 )  # fmt: skip
 """The applications, in the order of the parameter ``profile``."""
