@@ -208,7 +208,8 @@ def test_a_worker_killed_while_it_renders_or_embeds_costs_a_retry(two, folder, t
 
 
 def test_a_task_that_kills_every_worker_is_an_input_error_and_nothing_is_on_the_ledger(two, folder, tmp_path):
-    private = PrivateData(two.shards(sources(folder)), budget=Budget(50.0), classes="01")
+    # One shard: of several tasks, some would still be killing workers when the next release begins.
+    private = PrivateData(two.shards(sources(folder)[:1]), budget=Budget(50.0), classes="01")
 
     with pytest.raises(InputError, match="lost every worker"):
         private.noisy_sum(kill, 2, 4.0, address="x")
