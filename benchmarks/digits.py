@@ -4,7 +4,8 @@
     python benchmarks/digits.py table
 
 DIR holds MNIST's four IDX files. A row makes a run folder under runs/benchmark/ (continued when it was stopped), trains
-the small classifier of `simpe evaluate` on the release, tests it once on the 10,000 test images, and writes
+the small classifier of `simpe evaluate` on the release, and a wide one (twice the channels and dropout), tests each once on
+the 10,000 test images, and writes
 benchmarks/results/digits/NAME.json with its settings, date and commit. A row that has its JSON is not made again.
 
 Kinds: simpe (the defaults), random (the simulator's prior, no private data: `--epsilon` is ignored), ceiling (the
@@ -14,7 +15,7 @@ simulator that has both), diffusion (a small diffusion model in place of the sim
 for three minutes), then-diffusion (two steps of the simulator, then two of that model; both are slow: take fewer
 `--rows` and `--samples`), draw-text (Sim-PE's simulator and schedule, with our embedder; 60,000 samples, as published),
 pixels (Private Evolution without a simulator: random images whose pixels vary), dp-sgd (an autoencoder trained on the
-private rows with DP-SGD; needs opacus).
+private rows with DP-SGD; needs opacus), real (the private rows themselves: NOT private).
 """
 
 import argparse
@@ -24,7 +25,7 @@ import resource
 import runpy
 import subprocess
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +35,7 @@ from rivals.dpsgd import synthesise
 from simpe import Budget, Strategy, metrics, runs, schedule
 from simpe.config import StageConfig, make_config
 from simpe.data import read
+from simpe.metrics import train_and_test
 from simpe.population import Population, public_generator
 from simpe.release import read_samples
 from simpe.rendering import render
@@ -47,8 +49,9 @@ DELTA = 1e-5
 MINUTES = 3  # of training a diffusion model
 KINDS = (
     "simpe", "adaptive", "mixture", "diffusion", "then-diffusion", "pixels", "random", "ceiling", "draw-text", "dp-sgd",
+    "real",
 )  # fmt: skip
-NOISELESS = ("random", "ceiling")
+NOISELESS = ("random", "ceiling", "real")
 
 
 def no_noise(sigma: float, n: int, address: str) -> np.ndarray:
@@ -84,8 +87,11 @@ def make_release(arguments: argparse.Namespace, name: str) -> tuple[np.ndarray, 
         labels = torch.arange(arguments.samples) % 10
         images = render(simulator, Population(p, labels, torch.full_like(labels, -1)))
         return images.numpy(), labels.numpy(), {}
-    if arguments.kind == "dp-sgd":
+    if arguments.kind in ("dp-sgd", "real"):
         private = read(subset(arguments.data, arguments.rows, arguments.seed))
+    if arguments.kind == "real":
+        return private.samples, private.labels, {}
+    if arguments.kind == "dp-sgd":
         return synthesise(
             private.samples, private.labels.astype(np.int64), 10, arguments.samples, arguments.epsilon, DELTA,
             arguments.seed,
@@ -148,6 +154,8 @@ def row(arguments: argparse.Namespace) -> None:
     made, peak = time.perf_counter(), round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2)
     test = read(arguments.data, split="test")
     found = metrics.evaluate(images, labels, test.samples, test.labels, task="classify", seed=arguments.seed)
+    wide = train_and_test(images, labels, test.samples, test.labels, seed=arguments.seed, wide=True)
+    found["classify_wide"] = asdict(wide)
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
     result = {
         "kind": arguments.kind, "epsilon": arguments.epsilon, "rows": arguments.rows, "samples": len(images),
@@ -169,17 +177,19 @@ def table() -> None:
         one = json.loads(path.read_text())
         epsilon = one["epsilon"] if one["kind"] not in NOISELESS else None
         found.setdefault((one["kind"], one["rows"], one.get("samples", SAMPLES), epsilon), []).append(one)
-    print("| what | private rows | samples | epsilon | accuracy | 1-NN | Frechet | run, seconds | seeds |")
-    print("| --- " * 9 + "|")
+    print("| what | private rows | samples | epsilon | accuracy | wide | 1-NN | Frechet | run, seconds | seeds |")
+    print("| --- " * 10 + "|")
     for (kind, rows, samples, epsilon), group in sorted(found.items(), key=str):
         accuracy = [100 * one["metrics"]["classify"]["accuracy"] for one in group]
+        wide = [100 * one["metrics"]["classify_wide"]["accuracy"] for one in group if "classify_wide" in one["metrics"]]
         nearest = [100 * one["metrics"]["classify"]["nearest_neighbour_accuracy"] for one in group]
         frechet = [one["metrics"]["frechet_distance"] for one in group]
         seconds = [one["seconds"]["run"] for one in group]
         print(
             f"| {kind} | {'none' if kind == 'random' else rows} | {samples} | {'' if epsilon is None else epsilon} "
-            f"| {np.mean(accuracy):.1f} ± {np.std(accuracy):.1f} | {np.mean(nearest):.1f} | {np.mean(frechet):.4f} "
-            f"| {np.mean(seconds):.0f} | {len(group)} |"
+            f"| {np.mean(accuracy):.1f} ± {np.std(accuracy):.1f} "
+            f"| {f'{np.mean(wide):.1f} ± {np.std(wide):.1f}' if wide else ''} | {np.mean(nearest):.1f} "
+            f"| {np.mean(frechet):.4f} | {np.mean(seconds):.0f} | {len(group)} |"
         )
 
 

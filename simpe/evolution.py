@@ -71,10 +71,11 @@ class Setup:
         """Strength of the variation of what survived so many steps of this stage."""
         return self.strategy.strength_at(steps - (self.stage == 0))
 
-    def spread_strength(self, steps: int) -> float:
-        """Strength of the variation that spreads what survived the last step."""
+    def spread_strength(self, steps: int, places: float = math.inf) -> float:
+        """Strength of the variation that spreads what survived the last step, where a class has so many places."""
         own = self.strategy.release_strength
-        return self.strength(steps) if own is None else own
+        own = self.strength(steps) if own is None else own
+        return max(own, min(1.0, own * (self.strategy.release_places / max(1, places)) ** (1 / 3)))
 
     @property
     def pooled(self) -> bool:
@@ -486,12 +487,17 @@ def _select(
 
 
 def _spread(setup: Setup, state: State, last: Info) -> Population:
-    """Vary the last survivors into the outputs, in proportion to their noisy votes within each class; shuffled."""
+    """Vary the last survivors into the outputs, in proportion to their noisy votes within each class; shuffled.
+
+    A class with few places is spread wider (Strategy.release_places), as a density estimate of few points is.
+    """
     generator = public_generator(setup.seed, setup.stage, state.step, "release")
     survivors = last.candidates.take(last.survivors)
     chosen, noise = [], last.noise / (len(setup.classes) ** 0.5 if last.by_class is not None else 1)
+    width = torch.zeros(len(state.outputs), dtype=torch.float64)
     for label, n in enumerate(state.outputs):
         mine = (survivors.labels == (0 if setup.pooled else label)).nonzero().squeeze(1)
+        width[label] = setup.spread_strength(state.step, len(mine))
         if n:
             counts = last.counts[mine] if last.by_class is None else last.by_class[label]
             weights = selection.threshold(counts, setup.strategy.threshold * noise)
@@ -503,7 +509,10 @@ def _spread(setup: Setup, state: State, last: Info) -> Population:
     order = torch.randperm(len(index), generator=generator)
     parents = survivors.take(index[order.to(index.device)])
     parents = replace(parents, labels=labels[order].to(index.device))
-    return vary(_informed(setup, state), parents, setup.spread_strength(state.step), generator)
+    source, strength = _informed(setup, state), width[parents.labels.cpu()]
+    alike = [(strength == each).nonzero().squeeze(1).to(index.device) for each in strength.unique()]
+    varied = [vary(source, parents.repeat(rows), float(strength[rows[0]]), generator) for rows in alike]
+    return concatenate(varied).repeat(torch.cat(alike).argsort())
 
 
 def _weigh(setup: Setup, private: PrivateData, state: State, last: Info) -> Population:

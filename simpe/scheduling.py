@@ -37,7 +37,8 @@ class Strategy:
     - ``split``: how steps share the precision (1 / sigma^2): each has ``split`` times that of the step before it, so 1
       is uniform (default) and more is geometric; or one number a step, its part.
     - ``strength``, ``decay``: variation at step t is ``strength * decay**t``. ``release_strength``: at the end,
-      when the survivors are spread to the samples asked for; without it, what one more step would have.
+      when the survivors are spread to the samples asked for; without it, what one more step would have. Where a class
+      has fewer than ``release_places`` survivors, it is wider: by the cube root of how many times fewer, up to 1.
     - ``threshold``: in noise standard deviations, taken off the counts before they share out places or samples.
     - ``lookahead``: variations whose mean embedding stands for a candidate; 0 embeds the candidate itself.
     - ``neighbours``: candidates that each row votes for. ``metric``: l2 or cosine.
@@ -58,6 +59,7 @@ class Strategy:
     strength: float = 0.7
     decay: float = 0.6
     release_strength: float | None = None
+    release_places: int = 0
     threshold: float = 1.0
     lookahead: int = 0
     neighbours: int = 1
@@ -74,6 +76,7 @@ class Strategy:
             ("neighbours", 1),
             ("places", 1),
             ("support", 0),
+            ("release_places", 0),
         ):
             value = getattr(self, name)
             if value is not None and not least <= value <= 1_000_000:

@@ -317,6 +317,49 @@ def on_a_line(n=600):
     return x + labels[:, None].astype(np.float32) / 3, labels.astype(str)
 
 
+def test_a_class_with_few_places_is_spread_wider_and_one_with_enough_is_not():
+    """Few's 40 rows have 10 places, many's 800 have 200: at least the 100 that need no more width."""
+    rng = np.random.default_rng(3)
+    rows = np.concatenate([rng.random((40, 1)), rng.random((800, 1))]).astype(np.float32)
+    labels = np.repeat(["few", "many"], [40, 800])
+
+    def spread(wider):
+        """How far samples lie from their class's nearest survivor, class by class."""
+        seen = []
+        release = evolve(
+            Line(), None, PrivateData(rows, labels, budget=Budget(50.0), classes=("few", "many"), noise=no_noise),
+            samples=21_000, strategy=Strategy(release_strength=1e-3, release_places=wider),
+            watch=lambda info, steps: seen.append(info),
+        )  # fmt: skip
+        last = seen[-1].candidates.take(seen[-1].survivors)
+        assert torch.bincount(last.labels).tolist() == [10, 200]
+        moved = []
+        for label in (0, 1):
+            places = last.params["x"].ravel()[last.labels == label].sort().values.double()
+            made = release.params["x"].ravel()[release.labels == label].double()
+            moved.append(float((made[:, None] - places).abs().amin(1).median()))
+        return moved
+
+    plain, wider = spread(0), spread(100)
+    assert wider[0] / plain[0] == pytest.approx(10 ** (1 / 3), rel=0.2)  # 10 places of 100
+    assert wider[1] / plain[1] == pytest.approx(1, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("own", "places", "wanted"),
+    [
+        (0.2, math.inf, 0.2), (0.2, 500, 0.2), (0.2, 100, 0.2), (0.2, 12.5, 0.4), (0.5, 1, 1.0), (2.0, 1, 2.0),
+        (0.2, 0, 0.928),
+    ],
+)  # fmt: skip
+def test_the_release_widens_by_the_cube_root_and_not_beyond_the_prior(own, places, wanted):
+    strategy = Strategy(release_strength=own, release_places=100)
+    setup = Setup(
+        Oscillator(), flatten, Schedule(1.0, (1.0,)), strategy, ("",), 10, 0, torch.device("cpu")
+    )  # fmt: skip
+    assert setup.spread_strength(4, places) == pytest.approx(wanted, abs=1e-3)
+
+
 SHARED = Strategy(shared=True, release_strength=0.0)
 
 

@@ -188,20 +188,37 @@ def digits() -> tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.uint8], N
 STEPS = 150  # enough for 8 x 8 digits
 
 
-def learn(labels: NDArray[Any], seed: int = 0, steps: int = STEPS) -> Classification:
+def learn(labels: NDArray[Any], seed: int = 0, steps: int = STEPS, wide: bool = False) -> Classification:
     train, _, test, test_labels = digits()
-    return train_and_test(train, labels, test, test_labels, seed=seed, steps=steps)
+    return train_and_test(train, labels, test, test_labels, seed=seed, steps=steps, wide=wide)
 
 
-def test_the_network_learns_digits() -> None:
-    found = learn(digits()[1])
+@pytest.mark.parametrize("wide", [False, True])
+def test_the_network_learns_digits(wide: bool) -> None:
+    found = learn(digits()[1], wide=wide)
     assert found.accuracy > 0.95
     assert found.macro_f1 > 0.95
     assert found.majority == np.bincount(digits()[3]).max() / len(digits()[3])
 
 
-def test_the_network_learns_nothing_from_shuffled_labels() -> None:
-    assert learn(RNG(0).permutation(digits()[1])).accuracy < 0.3
+@pytest.mark.parametrize("wide", [False, True])
+def test_the_network_learns_nothing_from_shuffled_labels(wide: bool) -> None:
+    assert learn(RNG(0).permutation(digits()[1]), wide=wide).accuracy < 0.3
+
+
+def test_a_wide_network_leaves_out_three_tenths_in_training_and_nothing_in_use() -> None:
+    network = SmallCNN(1, 28, 28, 10, torch.Generator().manual_seed(0), wide=True)
+    seen: list[torch.Tensor] = []
+    network.layers[-1].register_forward_pre_hook(lambda layer, given: seen.append(given[0]))
+    x = torch.rand((100, 1, 28, 28), generator=torch.Generator().manual_seed(1))
+    network.layers.eval()  # the batch's statistics must not differ between the two
+    network(x)
+    network.training = False
+    network(x)
+    left_out = (seen[0] == 0) & (seen[1] > 0)
+    assert seen[1].shape == (100, 128 * 16)
+    assert abs(left_out.sum() / (seen[1] > 0).sum() - 0.3) < 0.02  # over 50,000 draws: 10 standard deviations
+    torch.testing.assert_close(seen[0][~left_out], (seen[1] / 0.7)[~left_out])
 
 
 def test_the_forest_learns_digits_and_nothing_from_shuffled_labels() -> None:
@@ -220,6 +237,7 @@ def test_the_seed_decides_and_no_global_generator_is_used() -> None:
         assert torch.equal(value, weights[1][name])
     assert not torch.equal(weights[0]["layers.0.weight"], weights[2]["layers.0.weight"])
     assert learn(labels, seed=1, steps=10) == learn(labels, seed=1, steps=10)
+    assert learn(labels, seed=1, steps=10, wide=True) == learn(labels, seed=1, steps=10, wide=True)
     assert learn(labels, seed=1, steps=10) != learn(labels, seed=2, steps=10)
     assert torch.equal(before[0], torch.get_rng_state())
     assert np.array_equal(before[1], np.random.get_state()[1])  # type: ignore[index] # noqa: NPY002
