@@ -4,9 +4,9 @@
     python benchmarks/digits.py table
 
 DIR holds MNIST's four IDX files. A row makes a run folder under runs/benchmark/ (continued when it was stopped), trains
-the small classifier of `simpe evaluate` on the release, and a wide one (twice the channels and dropout), tests each once on
-the 10,000 test images, and writes
-benchmarks/results/digits/NAME.json with its settings, date and commit. A row that has its JSON is not made again.
+the small classifier of `simpe evaluate` on the release, and a wide one (twice the channels and dropout), tests each
+once on the 10,000 test images, and writes benchmarks/results/digits/NAME.json with its settings, date and commit. A row
+that has its JSON is not made again.
 
 Kinds: simpe (the defaults), random (the simulator's prior, no private data: `--epsilon` is ignored), ceiling (the
 defaults without noise: NOT private, what the simulator could do; with --epsilon 1000, as many places live as the rows
