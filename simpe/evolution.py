@@ -75,7 +75,8 @@ class Setup:
         """Strength of the variation that spreads what survived the last step, where a class has so many places."""
         own = self.strategy.release_strength
         own = self.strength(steps) if own is None else own
-        return max(own, min(1.0, own * (self.strategy.release_places / max(1, places)) ** (1 / 3)))
+        wider: float = (self.strategy.release_places / max(1, places)) ** (1 / 3)
+        return max(own, min(1.0, own * wider))
 
     @property
     def pooled(self) -> bool:
@@ -510,7 +511,7 @@ def _spread(setup: Setup, state: State, last: Info) -> Population:
     parents = survivors.take(index[order.to(index.device)])
     parents = replace(parents, labels=labels[order].to(index.device))
     source, strength = _informed(setup, state), width[parents.labels.cpu()]
-    alike = [(strength == each).nonzero().squeeze(1).to(index.device) for each in strength.unique()]
+    alike = [(strength == each).nonzero().squeeze(1).to(index.device) for each in torch.unique(strength)]
     varied = [vary(source, parents.repeat(rows), float(strength[rows[0]]), generator) for rows in alike]
     return concatenate(varied).repeat(torch.cat(alike).argsort())
 
