@@ -16,6 +16,11 @@ DOCS = HERE.parent / "docs"
 NAMES = {
     "simpe": ("simpe", "exact discrete Gaussian", "images, captures, tables, texts"),
     "mixture": ("simpe, a mixture of two simulators", "exact discrete Gaussian", "images"),
+    "contrastive": (
+        "simpe, what a network learnt from the simulator in its embedding",
+        "exact discrete Gaussian",
+        "images",
+    ),
     "adaptive": ("simpe, adaptive budget", "exact discrete Gaussian, zCDP filter", "images, captures, tables, texts"),
     "pe": (
         "Private Evolution inside each label, with simpe's simulator",
@@ -45,7 +50,7 @@ def digits():
     for path in sorted((HERE / "results" / "digits").glob("*.json")):
         one = json.loads(path.read_text())
         if one["rows"] == 60_000 and one.get("samples", 0) <= 60_000:  # as many as are published
-            epsilon = None if one["kind"] in ("random", "ceiling") else one["epsilon"]
+            epsilon = None if one["kind"] in ("random", *FREE) else one["epsilon"]
             yield (
                 (one["kind"], epsilon),
                 {
@@ -144,7 +149,7 @@ def plot(panels, path):
         for kind in NAMES:
             points = [(e, np.mean(v[name])) for (k, e), v in groups.items() if k == kind]
             label = NAMES[kind][0].replace("**", "").partition(":")[0].partition(",")[0]
-            if kind in ("adaptive", "mixture") or not points:
+            if kind in ("adaptive", "contrastive", "mixture") or not points:
                 continue
             if kind in (*FREE, "random"):
                 axis.axhline(np.mean([value for _, value in points]), color="0.6", ls=":" if kind == "random" else "--")
