@@ -16,11 +16,6 @@ DOCS = HERE.parent / "docs"
 NAMES = {
     "simpe": ("simpe", "exact discrete Gaussian", "images, captures, tables, texts"),
     "mixture": ("simpe, a mixture of two simulators", "exact discrete Gaussian", "images"),
-    "contrastive": (
-        "simpe, what a network learnt from the simulator in its embedding",
-        "exact discrete Gaussian",
-        "images",
-    ),
     "adaptive": ("simpe, adaptive budget", "exact discrete Gaussian, zCDP filter", "images, captures, tables, texts"),
     "pe": (
         "Private Evolution inside each label, with simpe's simulator",
@@ -149,7 +144,7 @@ def plot(panels, path):
         for kind in NAMES:
             points = [(e, np.mean(v[name])) for (k, e), v in groups.items() if k == kind]
             label = NAMES[kind][0].replace("**", "").partition(":")[0].partition(",")[0]
-            if kind in ("adaptive", "contrastive", "mixture") or not points:
+            if kind in ("adaptive", "mixture") or not points:
                 continue
             if kind in (*FREE, "random"):
                 axis.axhline(np.mean([value for _, value in points]), color="0.6", ls=":" if kind == "random" else "--")

@@ -11,8 +11,7 @@ that has its JSON is not made again.
 Kinds: simpe (the defaults), random (the simulator's prior, no private data: `--epsilon` is ignored), ceiling (the
 defaults without noise: NOT private, what the simulator could do; with --epsilon 1000, as many places live as the rows
 can fill), adaptive (a run that may end its stage early), mixture (of typefaces and of pen strokes, in place of one
-simulator that has both), contrastive (the defaults, and an embedder that holds what a network learnt from the
-simulator's draws), diffusion (a small diffusion model in place of the simulator, whose draws it was trained on
+simulator that has both), diffusion (a small diffusion model in place of the simulator, whose draws it was trained on
 for three minutes), then-diffusion (two steps of the simulator, then two of that model; both are slow: take fewer
 `--rows` and `--samples`), draw-text (Sim-PE's simulator and schedule, with our embedder; 60,000 samples, as published),
 pixels (Private Evolution without a simulator: random images whose pixels vary), dp-sgd (an autoencoder trained on the
@@ -50,7 +49,7 @@ DELTA = 1e-5
 MINUTES = 3  # of training a diffusion model
 KINDS = (
     "simpe", "adaptive", "mixture", "diffusion", "then-diffusion", "pixels", "random", "ceiling", "draw-text", "dp-sgd",
-    "real", "contrastive",
+    "real",
 )  # fmt: skip
 NOISELESS = ("random", "ceiling", "real")
 
@@ -108,7 +107,7 @@ def make_release(arguments: argparse.Namespace, name: str) -> tuple[np.ndarray, 
             simulator, samples = "draw-text", 60_000
             one_vote = 1 / schedule(Budget(epsilon=arguments.epsilon, delta=DELTA), 4).vote_noise[0]
             strategy = replace(DrawText.strategy, threshold=one_vote)
-        options, embedder = None, "contrastive:embedder" if arguments.kind == "contrastive" else None
+        options = None
         if arguments.kind == "mixture":
             simulator, strategy = "mixture", strategy or Digits.strategy
             options = {"sources": [{"simulator": "digits", "shapes": shapes} for shapes in ("typefaces", "strokes")]}
@@ -122,8 +121,7 @@ def make_release(arguments: argparse.Namespace, name: str) -> tuple[np.ndarray, 
         config = make_config(
             simulator=simulator, private=subset(arguments.data, arguments.rows, arguments.seed), out=out,
             epsilon=arguments.epsilon, delta=DELTA, samples=samples, seed=arguments.seed,
-            strategy=strategy, steps=steps, options=options, embedder=embedder, then=then,
-            adaptive=arguments.kind == "adaptive",
+            strategy=strategy, steps=steps, options=options, then=then, adaptive=arguments.kind == "adaptive",
         )  # fmt: skip
         runs.start(config, noise=noise)
     certificate = json.loads((out / "release" / "certificate.json").read_text())

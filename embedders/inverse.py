@@ -17,7 +17,7 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import torch
@@ -44,7 +44,7 @@ _WEIGHT = 127  # and weights up to this stay exact where a device cuts inputs to
 
 
 @dataclass(frozen=True)
-class Layer:
+class _Layer:
     """A convolution in whole numbers, each channel then scaled and shifted.
 
     ``weight`` float32 (out, in, k, k), whole numbers; ``scale`` and ``bias`` float32 (out,).
@@ -84,9 +84,7 @@ class Inverse:
     ``--embedder mine:embedder``.
     """
 
-    name = "inverse"
-
-    def __init__(self, layers: tuple[Layer, ...], shape: tuple[int, ...], origin: dict[str, Any]):
+    def __init__(self, layers: tuple[_Layer, ...], shape: tuple[int, ...], origin: dict[str, Any]):
         self.shape = shape
         self._layers = layers
         self._origin = origin
@@ -103,12 +101,12 @@ class Inverse:
 
         Raises TypeError or ValueError where the samples are no uint8 images.
         """
-        p, label, images = draws(simulator, n, seed)
+        p, label, images = _draws(simulator, n, seed)
         shape = tuple(images.shape[1:])
-        x = to_channels_first(images, shape)
+        x = _channels_first(images, shape)
         targets = _targets(simulator, p, label)
         generator = public_generator(seed, "inverse", "train")
-        network = initial(tuple(x.shape[1:]), features, generator)
+        network = _initial(tuple(x.shape[1:]), features, generator)
         width = targets.numbers.shape[1] + sum(c.groups * c.count for c in targets.choices)
         heads = _random((width, features), features, generator), torch.zeros(width, requires_grad=True)
 
@@ -117,21 +115,21 @@ class Inverse:
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, _RATE, total_steps=steps)
         for _ in range(steps):
             batch = torch.randint(n, (_BATCH,), generator=generator)
-            loss = targets.loss(linear(forward(network, x[batch].float() / _TOP), *heads), batch)
+            loss = targets.loss(linear(_forward(network, x[batch].float() / _TOP), *heads), batch)
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             schedule.step()
         origin = {"trained_on": describe(simulator), "n": n, "steps": steps, "seed": seed}
         with torch.no_grad():
-            return cls(tuple(rounded(network, x[:1024].float())), shape, origin)
+            return cls(tuple(_rounded(network, x[:1024].float())), shape, origin)
 
     def __call__(self, images: Tensor) -> Tensor:
         """Embed uint8 images (n, *shape): float32 (n, features), on their device, each row for itself, bit for bit.
 
         Raises TypeError for another dtype and ValueError for another shape.
         """
-        x = to_channels_first(images, self.shape)
+        x = _channels_first(images, self.shape)
         rows = max(1, _PIXELS // math.prod(self.shape))
         with torch.no_grad():
             return torch.cat([self._embed(x[i : i + rows].float()) for i in range(0, max(1, len(x)), rows)])
@@ -145,7 +143,7 @@ class Inverse:
             np.savez(file, about=np.array(json.dumps(about)), **arrays)
 
     @classmethod
-    def load(cls, path: str | Path) -> Self:
+    def load(cls, path: str | Path) -> Inverse:
         """Read what :meth:`save` wrote. Nothing in the file is executed.
 
         Raises FileNotFoundError for no file, ValueError for a file of something else.
@@ -155,7 +153,7 @@ class Inverse:
                 about = json.loads(str(file["about"]))
                 tensor = {name: torch.from_numpy(file[name]) for name in file.files if name != "about"}
                 layers = tuple(
-                    Layer(tensor[f"weight{i}"], tensor[f"scale{i}"], tensor[f"bias{i}"], stride, padding)
+                    _Layer(tensor[f"weight{i}"], tensor[f"scale{i}"], tensor[f"bias{i}"], stride, padding)
                     for i, (stride, padding) in enumerate(about["layers"])
                 )
                 return cls(layers, tuple(about["shape"]), about["origin"])
@@ -168,7 +166,7 @@ class Inverse:
         for layer in self._layers:
             for name in _ARRAYS:
                 digest.update(getattr(layer, name).numpy().tobytes())
-        return {"embedder": self.name, "shape": list(self.shape), **self._origin, "sha256": digest.hexdigest()}
+        return {"embedder": "inverse", "shape": list(self.shape), **self._origin, "sha256": digest.hexdigest()}
 
     def _embed(self, x: Tensor) -> Tensor:
         for layer in self._layers[:-1]:
@@ -187,32 +185,31 @@ def retrieval(
     ``n`` random samples are varied at some strength; each variation looks for the nearest sample of its class, as
     private rows do when they vote. 1 is best; chance is the number of classes over n.
     """
-    p, label, images = draws(simulator, n, seed)
+    p, label, images = _draws(simulator, n, seed)
     own = getattr(simulator, "variation", None) or simulator.space.perturb
-    varied = rendered(simulator, own(p, strength, public_generator(seed, "inverse", "variation")), label)
+    varied = _render(simulator, own(p, strength, public_generator(seed, "inverse", "variation")), label)
     found = nearest_within_labels(embedder(varied), label, embedder(images), label).squeeze(1)
     return float((found == torch.arange(n)).double().mean())
 
 
-def draws(simulator: Simulator, n: int, seed: int) -> tuple[Params, Tensor, Tensor]:
+def _draws(simulator: Simulator, n: int, seed: int) -> tuple[Params, Tensor, Tensor]:
     """Random parameters, labels (n,) and samples."""
     generator = public_generator(seed, "inverse", "random")
     own: Callable[[int, torch.Generator], Params] = getattr(simulator, "random", None) or simulator.space.sample
     p = own(n, generator)
     label = torch.randint(_classes(simulator), (n,), generator=generator)
-    return p, label, rendered(simulator, p, label)
+    return p, label, _render(simulator, p, label)
 
 
 def _classes(simulator: Simulator) -> int:
     return max(1, len(getattr(simulator, "classes", None) or ()))
 
 
-def rendered(simulator: Simulator, p: Params, label: Tensor) -> Tensor:
-    """Samples (n, ...) of parameters and labels (n,)."""
+def _render(simulator: Simulator, p: Params, label: Tensor) -> Tensor:
     return render(simulator, Population(p, label, torch.full_like(label, -1)))
 
 
-def to_channels_first(images: Tensor, shape: tuple[int, ...]) -> Tensor:
+def _channels_first(images: Tensor, shape: tuple[int, ...]) -> Tensor:
     """uint8 (n, h, w) or (n, h, w, 3), of this shape -> (n, channels, h, w)."""
     if images.dtype != torch.uint8:
         raise TypeError(f"images must be uint8 in 0..255, got {images.dtype}: scale and convert them")
@@ -285,7 +282,7 @@ _Network = list[tuple[Tensor, Tensor, int, int]]
 """Weight (out, in, k, k), bias (out,), stride and padding of each layer."""
 
 
-def initial(shape: tuple[int, ...], features: int, generator: torch.Generator) -> _Network:
+def _initial(shape: tuple[int, ...], features: int, generator: torch.Generator) -> _Network:
     """Layers that halve the frame until it is small, one that does not, and one that takes it whole."""
     channels, height, width = shape
     network: _Network = []
@@ -304,14 +301,13 @@ def _random(shape: tuple[int, ...], inputs: float, generator: torch.Generator) -
     return (torch.randn(shape, generator=generator) / math.sqrt(inputs)).requires_grad_()
 
 
-def forward(network: _Network, x: Tensor) -> Tensor:
-    """Images float32 (n, channels, h, w) -> the last layer's numbers (n, features)."""
+def _forward(network: _Network, x: Tensor) -> Tensor:
     for i, (weight, bias, stride, padding) in enumerate(network):
         x = conv2d(relu(x) if i else x, weight, bias, stride, padding)
     return x.flatten(1)
 
 
-def rounded(network: _Network, x: Tensor) -> Iterator[Layer]:
+def _rounded(network: _Network, x: Tensor) -> Iterator[_Layer]:
     """The network in whole numbers; ``x``: images (n, channels, h, w) that show how large activations become."""
     unit = 1 / _TOP  # what 1 stands for in the activations that go into a layer
     for i, (weight, bias, stride, padding) in enumerate(network):
@@ -320,9 +316,9 @@ def rounded(network: _Network, x: Tensor) -> Iterator[Layer]:
         room = _EXACT / _TOP - size.shape[1] / 2
         step = torch.maximum(size.amax(1) / _WEIGHT, size.sum(1) / room).clamp(min=1e-12)
         whole = (weight / step[:, None, None, None]).round()
-        layer = Layer(whole, step * unit, bias.detach().clone(), stride, padding)
+        layer = _Layer(whole, step * unit, bias.detach().clone(), stride, padding)
         if i < len(network) - 1:
             largest = float(layer(x).max()) / _TOP
-            layer = Layer(whole, step * (unit / largest), bias / largest, stride, padding)
+            layer = _Layer(whole, step * (unit / largest), bias / largest, stride, padding)
             x, unit = layer(x).round().clamp(0, _TOP), largest
         yield layer

@@ -79,9 +79,9 @@ def test_the_check_of_exactness_can_fail(trained):
     images = noise(150, 12, 12)
     first = trained._layers[0]
     with pytest.raises(ValueError, match="exact"):
-        module.Layer(first.weight + 0.25, first.scale, first.bias, first.stride, first.padding)
+        module._Layer(first.weight + 0.25, first.scale, first.bias, first.stride, first.padding)
     with pytest.raises(ValueError, match="exact"):
-        module.Layer(first.weight * 10_000, first.scale, first.bias, first.stride, first.padding)
+        module._Layer(first.weight * 10_000, first.scale, first.bias, first.stride, first.padding)
     assert not is_row_wise(lambda x: trained(x) - trained(x).mean(0), images)
 
 
@@ -89,11 +89,11 @@ def test_rounding_changes_little():
     """The network in whole numbers against the one that was trained, on a random one of realistic size."""
     generator = torch.Generator().manual_seed(0)
     for shape in ((1, 28, 28), (3, 20, 33)):
-        network = module.initial(shape, 32, generator)
+        network = module._initial(shape, 32, generator)
         x = noise(200, *shape).float()
         with torch.no_grad():
-            exact = module.forward(network, x / 255)
-            for layer in module.rounded(network, x):
+            exact = module._forward(network, x / 255)
+            for layer in module._rounded(network, x):
                 x = layer(x) if layer.padding == 0 else layer(x).round().clamp(0, 255)
         assert (x.flatten(1) - exact).square().mean() < 0.01 * exact.var(0).mean()
 
@@ -111,7 +111,7 @@ def test_it_finds_the_parent_of_a_variation(trained):
 
 def test_every_parameter_and_the_class_can_be_read_off(trained):
     """A linear map from the embedding, fitted to 600 samples, explains the other 400."""
-    p, label, images = module.draws(Squares(), 1000, 1)
+    p, label, images = module._draws(Squares(), 1000, 1)
     targets = module._targets(Squares(), p, label)
     turn = 2 * torch.pi * p["turn"].double()
     np.testing.assert_allclose(targets.numbers[:, -2:], 2**0.5 * torch.stack([turn.cos(), turn.sin()], 1), atol=1e-5)
@@ -124,7 +124,7 @@ def test_every_parameter_and_the_class_can_be_read_off(trained):
 
 
 def test_choices_are_asked_for_within_their_class_and_guessing_costs_1():
-    p, label, _ = module.draws(Squares(), 400, 0)
+    p, label, _ = module._draws(Squares(), 400, 0)
     targets = module._targets(Squares(), p, label)
     assert [(choice.count, choice.groups) for choice in targets.choices] == [(2, 1), (2, 2)]
     rows = torch.arange(400)
@@ -177,9 +177,9 @@ def test_it_guides_a_run(trained):
 
 
 def test_frames_of_any_size_and_colour():
-    network = module.initial((3, 100, 40), 16, torch.Generator().manual_seed(0))
+    network = module._initial((3, 100, 40), 16, torch.Generator().manual_seed(0))
     assert [layer[2] for layer in network] == [2, 2, 2, 1, 1]
-    assert module.forward(network, torch.zeros(2, 3, 100, 40)).shape == (2, 16)
+    assert module._forward(network, torch.zeros(2, 3, 100, 40)).shape == (2, 16)
     patches = Inverse.fit(Patches(), n=100, steps=3, features=8)
     assert patches(noise(0, 4, 4)).shape == (0, 8)
 
