@@ -81,7 +81,7 @@ class Digits:
             slant=Continuous(-0.2, 0.6),  # to the right, per unit of height
             rotation=Continuous(-0.25, 0.25),  # radians, anticlockwise
             pen=Continuous(0.07, 0.3, log=True),  # half the width of a stroke
-            softness=Continuous(0.8, 1.6),  # width of an edge, pixels
+            softness=Continuous(0.4, 2.0, log=True),  # width of an edge, pixels
             scale=Continuous(0.92, 1.04),  # of the ink's larger side, over the frame without its margins
             warp=Continuous(-0.6, 0.6, size=18),  # (2, 3, 3): where the control points move, x then y
         )
@@ -146,6 +146,7 @@ class Digits:
         shape = (len(page), height, width)
         grid = torch.stack([across[:, None, :].expand(shape), down[:, :, None].expand(shape)], dim=1)
         ink = _ink(_sampled(page, grid), zoom / (p["softness"] * fine))
+        ink = (ink * (255 / ink.amax((1, 2), keepdim=True).clamp(min=1))).round_()  # ink is black where it is thickest
         if fine > 1:
             ink = (ink.reshape(-1, height // fine, fine, width // fine, fine).sum((2, 4)) / fine**2).round()
         return ink.to(torch.uint8)
