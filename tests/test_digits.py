@@ -1,6 +1,7 @@
 """The digits simulator: rows stay apart, ink sits where it should, and its digits are digits."""
 
 import json
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from torch.nn.functional import grid_sample
 
 from simpe.protocols import Simulator
 from simpe.simulators import digits as module
-from simpe.simulators import glyphs, typefaces
+from simpe.simulators import glyphs, strokes, typefaces
 from simpe.simulators.digits import Digits
 
 
@@ -114,6 +115,66 @@ def test_the_larger_side_fills_the_frame_without_its_margins(margin):
     side = torch.maximum(height, width).double() / (28 * (1 - 2 * margin))
     assert side.median().item() == pytest.approx(1, abs=0.051)
     assert (side > 0.75).double().mean() > 0.95
+
+
+def faint(images):
+    """Where even the thickest ink of an image is grey."""
+    return images.amax((1, 2)) < 255
+
+
+def test_the_thickest_ink_is_black_however_thin_the_pen_and_soft_its_edge():
+    simulator, n = Digits(), 200
+    p = draw(simulator, n) | {"pen": torch.full((n,), 0.07), "softness": torch.full((n,), 2.0)}
+    images = simulator.render(p)
+    assert not faint(images).any()
+    assert faint((images.double() * 0.9).round()).all()  # what the check is for
+    # Small frames are averages of larger ones, as a scanner's are: there a thin stroke is grey.
+    assert faint(Digits(size=8).render(p)).double().mean() > 0.5
+
+
+def test_softness_is_the_width_of_an_edge():
+    simulator, n = Digits(size=64), 100
+    p = draw(simulator, n) | {"pen": torch.full((n,), 0.2)}
+    sharp, soft = (simulator.render(p | {"softness": torch.full((n,), w)}) for w in (0.4, 2.0))
+    grey = [((images > 0) & (images < 255)).double().mean() for images in (sharp, soft)]
+    assert grey[1] > 1.5 * grey[0]
+
+
+def test_every_form_is_text_that_a_pen_can_follow():
+    for character, forms in strokes.STROKES.items():
+        assert len(set(forms)) == len(forms), f"a form of {character} stands twice"
+        for form in forms:
+            pieces = [piece for lift in form.split(";") for piece in glyphs._pieces(lift)]
+            assert all(len(piece) > 1 for piece in pieces), f"{character}: a pen that does not move, in {form!r}"
+            numbers = [int(v) for piece in pieces for point in piece for v in point.split(",")]
+            assert min(numbers) >= 0
+            assert max(numbers) <= 100
+            assert max(numbers) - min(numbers) > 80  # they fill the page, so that hands shake alike
+
+
+def recognised(simulator, forms):
+    """The share of forms (by class) whose plain drawing is nearest to one of their own class among the others'."""
+    vectors, labels = [], []
+    for label, n in enumerate(forms):
+        plain = {name: torch.ones(n) for name in ("aspect", "scale", "softness")}
+        p = plain | {"pen": torch.full((n,), 0.12), "slant": torch.zeros(n), "rotation": torch.zeros(n)}
+        p |= {"warp": torch.zeros(n, 18), "face": glyphs._HANDS * torch.arange(n), "label": torch.full((n,), label)}
+        vectors.append(simulator.embedder(simulator.render(p)))
+        labels += [label] * n
+    apart = torch.cdist(torch.cat(vectors), torch.cat(vectors)).fill_diagonal_(torch.inf)
+    label = torch.tensor(labels)
+    right = (label[apart.argmin(1)] == label).double()
+    return [right[label == i].mean().item() for i in range(len(forms))]
+
+
+def test_forms_look_like_their_digit(monkeypatch):
+    """A fragment of a digit, or another digit, is nearest to the forms of another class."""
+    forms = [len(strokes.STROKES[c]) for c in "0123456789"]
+    assert min(recognised(Digits(), forms)) > 0.9
+    bars = [f"{x},0 {x},100" for x in range(46, 55)]  # as 4s whose first stroke is missing
+    monkeypatch.setattr(glyphs, "STROKES", strokes.STROKES | {"4": (*strokes.STROKES["4"][:-9], *bars)})
+    monkeypatch.setattr(module, "atlas", lru_cache(glyphs.atlas.__wrapped__))
+    assert recognised(Digits(), forms)[4] < 0.9
 
 
 def test_a_thicker_pen_draws_more_and_keeps_its_width_when_stretched():
