@@ -146,7 +146,7 @@ class Digits:
         shape = (len(page), height, width)
         grid = torch.stack([across[:, None, :].expand(shape), down[:, :, None].expand(shape)], dim=1)
         ink = _ink(_sampled(page, grid), zoom / (p["softness"] * fine))
-        ink = (ink * (255 / ink.amax((1, 2), keepdim=True).clamp(min=1))).round_()  # ink is black where it is thickest
+        ink.mul_(255 / ink.amax((1, 2), keepdim=True).clamp_(min=1)).round_()  # ink is black where it is thickest
         if fine > 1:
             ink = (ink.reshape(-1, height // fine, fine, width // fine, fine).sum((2, 4)) / fine**2).round()
         return ink.to(torch.uint8)
