@@ -148,8 +148,9 @@ def plot(panels, path):
                 continue
             if kind in (*FREE, "random"):
                 axis.axhline(np.mean([value for _, value in points]), color="0.6", ls=":" if kind == "random" else "--")
+                side = "top" if kind == "random" else "bottom"  # lines may lie close together
                 axis.annotate(label, (0.99, np.mean([v for _, v in points])), xycoords=("axes fraction", "data"),
-                              ha="right", va="bottom", fontsize=7, color="0.4")  # fmt: skip
+                              ha="right", va=side, fontsize=7, color="0.4")  # fmt: skip
             else:
                 axis.plot(
                     *zip(*sorted(points), strict=True), marker="o", label=label, lw=2.2 if kind == "simpe" else 1.2
