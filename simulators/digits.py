@@ -26,6 +26,7 @@ from simpe.threads import spread
 
 _BLOCK = 256  # rows drawn at a time at 28 x 28; fewer where images are larger
 _PAGE = 2.0  # half the side of the page that a bent glyph is laid out on, in half-heights of the glyph
+_TINY = 1e-12  # keeps 0 / 0 apart
 _FINE = 24  # smaller frames are drawn larger by a whole factor and averaged, as a scanner does
 
 
@@ -46,7 +47,7 @@ class Digits:
     install) when a typeface is missing, FileNotFoundError for a font that does not exist.
     """
 
-    strategy = Strategy(children=5, decay=0.72, release_strength=0.2, release_places=100)
+    strategy = Strategy(children=5, decay=0.72, release_strength=0.2, release_places=500)
 
     def __init__(
         self,
@@ -170,14 +171,23 @@ def _line(centre: Tensor, pixels: int, zoom: Tensor) -> Tensor:
 
 def _page(p: Params, fields: Tensor, side: int) -> Tensor:
     """The glyphs turned, slanted and bent: distances on a page (n, side, side) of half-side _PAGE."""
-    depth = _sampled(fields, _bent_grid(p, side + 2, _PAGE / REACH * (side + 2) / side))
-    # A distance over its slope on the page is a distance there, to first order: so a pen keeps its width where
-    # the glyph is stretched. The slope falls to 0 in the middle of a stroke.
+    grid = _bent_grid(p, side + 2, _PAGE / REACH * (side + 2) / side)
+    beyond = grid.abs().sub_(1).clamp_(min=0).sum(1)  # what lies outside the field is further than its edge
+    depth = _sampled(fields, grid).sub_(beyond, alpha=REACH)
+    # A distance over its slope on the page is a distance there, to first order: so a pen keeps its width where the
+    # glyph is stretched. On the glyph the slope is 1; on the page it is 1 / |J^-T n|, where J is how the page is bent
+    # and n the way to the nearest edge. The differences below have the direction of n, but not always the length of the
+    # slope: in the middle of a stroke its two sides cancel.
     step = 4 * _PAGE / side
+    across, down = grid[:, :, 1:-1, 2:] - grid[:, :, 1:-1, :-2], grid[:, :, 2:, 1:-1] - grid[:, :, :-2, 1:-1]
     dx = depth[:, 1:-1, 2:] - depth[:, 1:-1, :-2]
     dy = depth[:, 2:, 1:-1] - depth[:, :-2, 1:-1]
-    slope = dx.mul_(dx).addcmul_(dy, dy).sqrt_().clamp_(0.5 * step, 2 * step)
-    return torch.div(depth[:, 1:-1, 1:-1], slope, out=dy).mul_(step)
+    area = across[:, 0] * down[:, 1] - across[:, 1] * down[:, 0]
+    turned = across.mul_(dy[:, None]).addcmul_(down, dx[:, None], value=-1)  # J's cofactors by (dx, dy), but for signs
+    length = dx.mul_(dx).addcmul_(dy, dy)
+    stretch = turned.square_().sum(1).add_(_TINY).div_(length.add_(_TINY)).sqrt_()
+    slope = area.abs_().mul_(REACH / step).div_(stretch).clamp_(0.5, 2)
+    return depth[:, 1:-1, 1:-1] / slope
 
 
 def _bent_grid(p: Params, side: int, unit: float = 1.0) -> Tensor:

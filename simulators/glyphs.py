@@ -149,15 +149,15 @@ def _fields_of_dots(dots: Dots) -> Tensor:
     low, high = dots.amin(1, keepdim=True), dots.amax(1, keepdim=True)
     half = ((high - low).amax(2, keepdim=True) / 2).clamp(min=1e-9)
     dots = (dots - (low + high) / 2) / half
-    # Squared distances are smooth across a stroke, so every other point is enough. |p - q|^2 = |p|^2 + (|q|^2 - 2 p.q),
-    # the bracket as one matrix product; few glyphs at a time, to stay in cache.
+    # Squared distances are smooth across a stroke, so every other point is enough. Few glyphs at a time, to stay in
+    # cache.
     half_field = FIELD // 2
-    axis = (torch.arange(half_field) + 0.5) / half_field * (2 * REACH) - REACH
-    page = torch.cartesian_prod(axis, axis).flip(1)
-    nearest = [
-        torch.matmul(page, -2 * q.transpose(1, 2)).add_((q * q).sum(2)[:, None]).amin(2) for q in torch.split(dots, 4)
-    ]
-    squared = (torch.cat(nearest) + (page * page).sum(1)).reshape(-1, 1, half_field, half_field)
+    axis = ((torch.arange(half_field) + 0.5) / half_field * (2 * REACH) - REACH)[:, None]
+    nearest = []
+    for some in torch.split(dots, 4):
+        x, y = ((axis - some[:, None, :, i]).square_() for i in (0, 1))  # (glyphs, half_field, dots)
+        nearest.append((y[:, :, None] + x[:, None]).amin(3))
+    squared = torch.cat(nearest)[:, None]
     return -interpolate(squared, scale_factor=2, mode="bicubic", align_corners=False).clamp(min=0).sqrt()[:, 0]
 
 

@@ -189,6 +189,31 @@ def test_a_thicker_pen_draws_more_and_keeps_its_width_when_stretched():
     assert width.mean().item() == pytest.approx(0.15 * 2 * 64 * (1 - 8 / 28) / 2.3, abs=0.5)
 
 
+def test_depths_on_the_page_are_distances_there_up_to_the_middle_of_a_stroke():
+    """A straight stroke on a page that is turned, slanted and stretched, against the distance to a line.
+
+    Depths over the slope of their own grid, which falls to 0 in the middle of a stroke, are wrong by more.
+    """
+    n, side = 60, 40
+    p = draw(Digits(), n, seed=3) | {"warp": torch.zeros(n, 18)}
+    way = torch.linspace(0, 2 * np.pi, n + 1)[:-1]
+    way = torch.stack([way.cos(), way.sin()], 1)
+    fields = glyphs._fields_of_dots(torch.linspace(-1, 1, 300)[None, :, None] * way[:, None])
+    found = module._page(p, fields, side)
+
+    there = module._bent_grid(p, side)  # a linear map of the page; so are its inverse and the line
+    points = torch.stack(torch.meshgrid(*[module._centres(side, way.device)] * 2, indexing="xy"), -1).reshape(-1, 2)
+    linear = torch.linalg.lstsq(points.expand(n, -1, 2), there.flatten(2).transpose(1, 2)).solution.transpose(1, 2)
+    line = torch.linalg.solve(linear, way / way.abs().amax(1, keepdim=True))
+    line = line / line.norm(dim=1, keepdim=True)
+    x, y = (points * module._PAGE).T
+    expected = -(x * line[:, 1:] - y * line[:, :1]).abs().reshape(n, side, side)
+    inside = there.abs().amax(1) < 0.5 / module._PAGE
+    near = inside & (expected > -0.2)
+    assert (found - expected)[near].abs().max() < 0.03
+    assert (found - expected)[near].abs().mean() < 0.006
+
+
 def test_the_bent_grid_is_the_linear_map_and_its_bezier_patch():
     """Against the textbook formulas, in float64, point by point."""
     n, side = 5, 9
