@@ -38,8 +38,8 @@ _HERSHEY = ("futural", "rowmans", "scripts", "timesr")
 
 # Each form of a digit is written by several hands: the first as it stands, the others with its control points moved, by
 # a fixed draw.
-_HANDS = 16
-_UNSTEADY = 6.0  # standard deviation of a control point, on a page of 100
+_HANDS = 6
+_UNSTEADY = 5.0  # standard deviation of a control point, on a page of 100
 
 Shapes = Literal["all", "typefaces", "strokes"]
 """What faces are made of: outlines of typefaces, pen strokes, or both kinds."""
