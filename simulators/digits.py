@@ -16,7 +16,7 @@ from typing import Any, get_args
 
 import torch
 from torch import Tensor
-from torch.nn.functional import grid_sample
+from torch.nn.functional import grid_sample, softshrink
 
 from simpe.embedders.images import PixelsAndGradients
 from simpe.scheduling import Strategy
@@ -172,22 +172,25 @@ def _line(centre: Tensor, pixels: int, zoom: Tensor) -> Tensor:
 def _page(p: Params, fields: Tensor, side: int) -> Tensor:
     """The glyphs turned, slanted and bent: distances on a page (n, side, side) of half-side _PAGE."""
     grid = _bent_grid(p, side + 2, _PAGE / REACH * (side + 2) / side)
-    beyond = grid.abs().sub_(1).clamp_(min=0).sum(1)  # what lies outside the field is further than its edge
-    depth = _sampled(fields, grid).sub_(beyond, alpha=REACH)
+    beyond = softshrink(grid, 1.0).abs_()  # what lies outside the field is further than its edge
+    depth = _sampled(fields, grid).sub_(beyond[:, 0].add_(beyond[:, 1]), alpha=REACH)
     # A distance over its slope on the page is a distance there, to first order: so a pen keeps its width where the
     # glyph is stretched. On the glyph the slope is 1; on the page it is 1 / |J^-T n|, where J is how the page is bent
     # and n the way to the nearest edge. The differences below have the direction of n, but not always the length of the
     # slope: in the middle of a stroke its two sides cancel.
     step = 4 * _PAGE / side
-    across, down = grid[:, :, 1:-1, 2:] - grid[:, :, 1:-1, :-2], grid[:, :, 2:, 1:-1] - grid[:, :, :-2, 1:-1]
-    dx = depth[:, 1:-1, 2:] - depth[:, 1:-1, :-2]
-    dy = depth[:, 2:, 1:-1] - depth[:, :-2, 1:-1]
-    area = across[:, 0] * down[:, 1] - across[:, 1] * down[:, 0]
-    turned = across.mul_(dy[:, None]).addcmul_(down, dx[:, None], value=-1)  # J's cofactors by (dx, dy), but for signs
-    length = dx.mul_(dx).addcmul_(dy, dy)
-    stretch = turned.square_().sum(1).add_(_TINY).div_(length.add_(_TINY)).sqrt_()
+    (across, down), (right, below) = _differences(depth), _differences(grid)
+    area = right[:, 0] * below[:, 1] - right[:, 1] * below[:, 0]
+    turned = right.mul_(down[:, None]).addcmul_(below, across[:, None], value=-1).square_()
+    length = across.mul_(across).addcmul_(down, down)
+    stretch = turned[:, 0].add_(turned[:, 1]).add_(_TINY).div_(length.add_(_TINY)).sqrt_()
     slope = area.abs_().mul_(REACH / step).div_(stretch).clamp_(0.5, 2)
-    return depth[:, 1:-1, 1:-1] / slope
+    return torch.div(depth[:, 1:-1, 1:-1], slope, out=slope)
+
+
+def _differences(values: Tensor) -> tuple[Tensor, Tensor]:
+    """What values (..., s + 2, s + 2) grow by over two steps to the right and down, around the inner points."""
+    return values[..., 1:-1, 2:] - values[..., 1:-1, :-2], values[..., 2:, 1:-1] - values[..., :-2, 1:-1]
 
 
 def _bent_grid(p: Params, side: int, unit: float = 1.0) -> Tensor:
