@@ -66,9 +66,9 @@ def digits_of(folder: Path) -> list[Digit]:
         included = [line.split()[1].lower() for line in lines if line.startswith(".INCLUDE")]
         pen = [points for name in included for points in components(folder / "include" / name)]
         for match in filter(None, map(SEGMENT.match, lines)):
-            strokes_ = cut(pen, match[1])
-            if strokes_:
-                digits.append((int(match[2]), str(file), strokes_))
+            parts = cut(pen, match[1])
+            if parts:
+                digits.append((int(match[2]), str(file), parts))
     return digits
 
 

@@ -26,7 +26,7 @@ from simpe.threads import spread
 
 _BLOCK = 256  # rows drawn at a time at 28 x 28; fewer where images are larger
 _PAGE = 2.0  # half the side of the page that a bent glyph is laid out on, in half-heights of the glyph
-_TINY = 1e-12  # keeps 0 / 0 apart
+_TINY = 1e-12  # makes 1 of 0 / 0
 _FINE = 24  # smaller frames are drawn larger by a whole factor and averaged, as a scanner does
 
 
