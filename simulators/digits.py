@@ -106,7 +106,7 @@ class Digits:
         return out
 
     def public_inputs(self) -> dict[str, Any]:
-        """What the samples are made from: the settings, and every font file with its version and SHA-256."""
+        """What samples are made from: the settings, and each file of fonts or pen forms, with version and SHA-256."""
         return {
             "simulator": "digits",
             "size": list(self.size),

@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from simpe.simulators.strokes import STROKES
-from simpe.simulators.typefaces import Source, hershey_source, sources, typefaces
+from simpe.simulators.typefaces import Source, hershey_source, sources, stroke_sources, typefaces
 
 FIELD = 64
 """Points along each side of a field."""
@@ -107,7 +107,7 @@ def atlas(classes: tuple[str, ...], fonts: tuple[Path, ...], device: torch.devic
         pen=torch.cat(pens),
         first=counts.cumsum(0) - counts,
         count=counts,
-        sources=(*sources(faces), *([hershey_source()] if hershey else [])),
+        sources=(*sources(faces), *([hershey_source(), *stroke_sources()] if hershey else [])),
     )
 
 

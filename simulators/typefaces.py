@@ -104,6 +104,12 @@ def hershey_source() -> Source:
     return Source("Hershey-Fonts", metadata.version("Hershey-Fonts"), path.name, _digest(path))
 
 
+def stroke_sources() -> list[Source]:
+    """The files that hold the pen forms."""
+    files = [Path(__file__).with_name(name) for name in ("strokes.py", "tablets.txt")]
+    return [Source("simpe", metadata.version("simpe"), file.name, _digest(file)) for file in files]
+
+
 def _source(path: Path) -> Source:
     module = path.parent.parent.name
     package = module.replace("_", "-") if module.startswith("fontpkg_") else ""

@@ -279,7 +279,7 @@ def test_shapes_are_of_one_kind_or_of_both():
     both, faces, strokes = (Digits(shapes=shapes) for shapes in ("all", "typefaces", "strokes"))
     counts = [digits._atlas(torch.device("cpu")).count for digits in (both, faces, strokes)]
     assert torch.equal(counts[0], counts[1] + counts[2])
-    assert {source["package"] for source in strokes.public_inputs()["typefaces"]} == {"Hershey-Fonts"}
+    assert {source["package"] for source in strokes.public_inputs()["typefaces"]} == {"Hershey-Fonts", "simpe"}
     assert "Hershey-Fonts" not in {source["package"] for source in faces.public_inputs()["typefaces"]}
     with pytest.raises(ValueError, match="shapes must be one of all, typefaces, strokes"):
         Digits(shapes="outlines")
@@ -301,6 +301,12 @@ def test_public_inputs_name_every_font_and_are_json():
     assert inputs["size"] == [8, 8]
     assert {"fontpkg-caveat", "Hershey-Fonts"} <= {face["package"] for face in inputs["typefaces"]}
     assert all(len(face["sha256"]) == 64 and face["version"] for face in inputs["typefaces"])
+
+
+@pytest.mark.parametrize(("shapes", "named"), [("all", True), ("strokes", True), ("typefaces", False)])
+def test_public_inputs_name_the_pen_forms_where_they_are_used(shapes, named):
+    files = {face["file"] for face in Digits(shapes=shapes).public_inputs()["typefaces"]}
+    assert ({"strokes.py", "tablets.txt"} <= files) == named
 
 
 @pytest.mark.parametrize(
