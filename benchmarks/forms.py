@@ -196,7 +196,7 @@ def recognised(forms: dict[str, tuple[str, ...]]) -> list[np.ndarray]:
         simulator, vectors = Digits(shapes="strokes"), []
         for label, own in enumerate(forms.values()):
             n = len(own)
-            plain = {name: torch.ones(n) for name in ("aspect", "scale", "softness")}
+            plain = {"aspect": torch.ones(n), "softness": torch.ones(n)}
             plain |= {"pen": torch.full((n,), 0.12), "slant": torch.zeros(n), "rotation": torch.zeros(n)}
             plain |= {"warp": torch.zeros(n, 18), "face": torch.arange(n), "label": torch.full((n,), label)}
             vectors.append(simulator.embedder(simulator.render(plain)))

@@ -345,7 +345,7 @@ def _options(simulator: str, options: dict[str, Any], config: RunConfig, rows: S
     if simulator == "digits" and config.classes is not None:
         options.setdefault("classes", list(config.classes))
     if simulator == "digits" and config.private == ("sklearn",):
-        options.setdefault("margin", 0.0)  # these digits fill their frame, and have few pixels
+        options = {"margin": 0.0, "centre": "box"} | options  # these digits fill their frame, and have few pixels
         options.setdefault("size", config.size or 28)
     if simulator in ("faces", "avatars") and len(rows.shape) == 2:
         options.setdefault("grey", True)

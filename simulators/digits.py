@@ -1,9 +1,9 @@
 """Handwritten digits (and any other characters), drawn from typefaces and pen strokes.
 
 Each sample is one glyph, held as a signed distance field, bent by a biquadratic free-form deformation
-(Sederberg and Parry, SIGGRAPH 1986), drawn with a pen of some width, scaled to a box of whole pixels and moved by
-whole pixels to where its mass is centred, as the digits of MNIST are (LeCun et al., 1998). All arithmetic is element
-by element, or on whole numbers, so that a sample does not depend on the batch that it is drawn in.
+(Sederberg and Parry, SIGGRAPH 1986), drawn with a pen of some width, scaled to fit a box of whole pixels, and moved
+with that box by whole pixels to where it is centred, as the digits of MNIST are (LeCun et al., 1998). All arithmetic
+is element by element, or on whole numbers, so that a sample does not depend on the batch that it is drawn in.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import math
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -24,6 +24,7 @@ from simpe.simulators.glyphs import REACH, Atlas, Shapes, atlas
 from simpe.space import Categorical, Continuous, ParameterSpace, Params
 from simpe.threads import spread
 
+Centre = Literal["mass", "box"]
 _BLOCK = 256  # rows drawn at a time at 28 x 28; fewer where images are larger
 _PAGE = 2.0  # half the side of the page that a bent glyph is laid out on, in half-heights of the glyph
 _TINY = 1e-12  # makes 1 of 0 / 0
@@ -38,12 +39,14 @@ class Digits:
     >>> images = digits.render({**p, "label": torch.arange(100) % 10})  # uint8 (100, 28, 28)
 
     ``size``: pixels, a side or (height, width). ``classes``: single characters, one a class. ``margin``:
-    share of the frame that is left free on each side; 4/28 is MNIST's layout, 0 fills the frame, as
-    scikit-learn's digits do. Ink is centred by mass as far as that keeps it inside the frame. ``fonts``: font
-    files, folders of them, or file names of system fonts, to add to the built-in faces. ``shapes``: "all" faces, those
-    of "typefaces" (outlines), or those written by a pen, "strokes"; a mixture may hold one of each.
+    share of the frame that is left free on each side of the box that ink fits; 4/28 is MNIST's layout, 0 fills the
+    frame, as scikit-learn's digits do. ``centre``: what lies in the middle, as far as that keeps the ink in the
+    frame: "mass", its centre of mass, on the pixel with index size // 2, as MNIST's (Yadav and Bottou, NeurIPS 2019);
+    or "box", the middle of its extent, as EMNIST's and scikit-learn's. ``fonts``: font files, folders of them, or file
+    names of system fonts, to add to the built-in faces. ``shapes``: "all" faces, those of "typefaces" (outlines), or
+    those written by a pen, "strokes"; a mixture may hold one of each.
 
-    Raises ValueError for a size, margin or class that cannot be drawn, ImportError (with the package to
+    Raises ValueError for a size, margin, centre or class that cannot be drawn, ImportError (with the package to
     install) when a typeface is missing, FileNotFoundError for a font that does not exist.
     """
 
@@ -56,6 +59,7 @@ class Digits:
         margin: float = 4 / 28,
         fonts: Sequence[str | Path] = (),
         shapes: Shapes = "all",
+        centre: Centre = "mass",
     ):
         self.size = (size, size) if isinstance(size, int) else size
         self.classes = tuple(classes)
@@ -68,7 +72,10 @@ class Digits:
             raise ValueError("classes must be different single characters, such as '0123456789'")
         if shapes not in get_args(Shapes):
             raise ValueError(f"shapes must be one of {', '.join(get_args(Shapes))}, got {shapes!r}")
+        if centre not in get_args(Centre):
+            raise ValueError(f"centre must be one of {', '.join(get_args(Centre))}, got {centre!r}")
         self._shapes = shapes
+        self._centre = centre
         self._fonts = tuple(Path(font) for font in fonts)
         self.embedder = PixelsAndGradients()
 
@@ -83,7 +90,6 @@ class Digits:
             rotation=Continuous(-0.25, 0.25),  # radians, anticlockwise
             pen=Continuous(0.07, 0.3, log=True),  # half the width of a stroke
             softness=Continuous(0.4, 2.0, log=True),  # width of an edge, pixels
-            scale=Continuous(0.92, 1.04),  # of the ink's larger side, over the frame without its margins
             warp=Continuous(-0.6, 0.6, size=18),  # (2, 3, 3): where the control points move, x then y
         )
 
@@ -111,6 +117,7 @@ class Digits:
             "simulator": "digits",
             "size": list(self.size),
             "margin": self.margin,
+            "centre": self._centre,
             "classes": list(self.classes),
             "shapes": self._shapes,
             "typefaces": [source._asdict() for source in self._atlas(torch.device("cpu")).sources],
@@ -125,24 +132,25 @@ class Digits:
         height, width = self.size
         fine = max(1, round(_FINE / min(self.size)))
         height, width = height * fine, width * fine
-        inner_height, inner_width = height * (1 - 2 * self.margin), width * (1 - 2 * self.margin)
+        box_height, box_width = (fine * max(1, round(pixels * (1 - 2 * self.margin))) for pixels in self.size)
 
         glyph = glyphs.first[p["label"]] + p["face"] % glyphs.count[p["label"]]
         own = glyphs.pen[glyph]
         pen = torch.maximum(p["pen"], 0.4 * own)  # thinned further, a face breaks
-        side = max(40, round(1.6 * max(inner_height, inner_width)))
+        side = max(36, round(1.6 * max(box_height, box_width)))
         page = _page(p, glyphs.fields.index_select(0, glyph), side).add_((pen - own)[:, None, None])
         page[:, :: side - 1] = -1.0  # what runs off the page is cut there, not smeared outwards
         page[:, :, :: side - 1] = -1.0
 
-        # The ink's larger side fits the frame; its centre of mass is the frame's, or as near as keeps it inside.
+        # The ink fits a box, which begins where a pixel does.
         left, right = _extent(page.amax(1), pen)
         top, bottom = _extent(page.amax(2), pen)
-        zoom = _whole(p["scale"], max(inner_height, inner_width) / fine)
-        zoom *= torch.minimum(inner_height / (bottom - top), inner_width / (right - left))
-        mass = _ink(page, torch.full_like(pen, side / (2 * _PAGE)))
-        across = _line(_within(_mean(mass.sum(1)), left, right, width, zoom, fine), width, zoom)
-        down = _line(_within(_mean(mass.sum(2)), top, bottom, height, zoom, fine), height, zoom)
+        zoom = torch.minimum(box_height / (bottom - top), box_width / (right - left))
+        mass = _ink(page, torch.full_like(pen, side / (2 * _PAGE))) if self._centre == "mass" else None
+        across, down = (
+            _line(_placed(None if mass is None else _mean(mass.sum(axis)), ends, frame, box, zoom, fine), frame, zoom)
+            for axis, ends, frame, box in ((1, (left, right), width, box_width), (2, (top, bottom), height, box_height))
+        )
 
         shape = (len(page), height, width)
         grid = torch.stack([across[:, None, :].expand(shape), down[:, :, None].expand(shape)], dim=1)
@@ -241,15 +249,19 @@ def _mean(mass: Tensor) -> Tensor:
     return (whole * twice).sum(1).float() / whole.sum(1).clamp(min=1).float() * (_PAGE / side)
 
 
-def _whole(x: Tensor, unit: float) -> Tensor:
-    """The nearest multiple of 1 / unit."""
-    return (x * unit).round() / unit
+def _placed(mass: Tensor | None, ends: tuple[Tensor, Tensor], frame: int, box: int, zoom: Tensor, fine: int) -> Tensor:
+    """Where the middle of a frame lies on the page (n,), of ink that lies between ``ends`` and in the middle of a box.
 
-
-def _within(centre: Tensor, low: Tensor, high: Tensor, pixels: int, zoom: Tensor, fine: int) -> Tensor:
-    """The centre of a frame of so many pixels, moved as little as keeps low..high inside it and lets low fall between
-    two pixels, or two groups of ``fine`` pixels."""
-    half = pixels / zoom / 2
-    centre = torch.maximum(high - half, torch.minimum(low + half, centre))
-    begins = (low - centre + half) * zoom / fine
-    return centre + (begins - begins.round()) * fine / zoom
+    The box begins where a pixel of the image (``fine`` of the frame's) does: so that the centre of ``mass``, where it
+    is given, is as near as it gets to the centre of pixel size // 2, and else in the middle.
+    """
+    low, high = ends
+    middle = (low + high) / 2
+    begins = torch.full_like(middle, (frame - box) / 2)
+    if mass is not None:
+        begins += (middle - mass) * zoom + (0 if frame // fine % 2 else fine / 2)
+    # Ink stays in the frame; a thousandth of a pixel is for arithmetic.
+    room = (box - (high - low) * zoom) / (2 * fine) + 1e-3
+    last = ((frame - box) / fine + room).floor()
+    begins = torch.minimum(last, torch.maximum((-room).ceil(), (begins / fine).round()))
+    return middle + ((frame - box) / 2 - begins * fine) / zoom

@@ -80,7 +80,7 @@ def test_every_digit_has_ink_in_the_frame_and_is_centred_by_mass(seed, margin):
     images = simulator.render(draw(simulator, 100, seed)).double()
     assert (images.amax((1, 2)) >= 100).all()
     assert (images.sum((1, 2)) / 255 > 28**2 * (1 - 2 * margin) ** 2 * 0.01).all()
-    pixel = torch.arange(28) - 13.5
+    pixel = torch.arange(28) - 14
     for axis in (1, 2):
         mass = images.sum(axis)
         off = (mass * pixel).sum(1) / mass.sum(1)
@@ -92,25 +92,70 @@ def test_every_digit_has_ink_in_the_frame_and_is_centred_by_mass(seed, margin):
             assert off.abs().mean() < 0.38  # a quarter by rounding
 
 
-@pytest.mark.parametrize("scale", [0.92, 0.96, 1.0])
-def test_ink_fills_whole_pixels(scale):
-    simulator, n = Digits(), 400
-    p = draw(simulator, n) | {"softness": torch.full((n,), 0.8), "pen": torch.full((n,), 0.2)}
-    p |= {"warp": torch.zeros(n, 18), "scale": torch.full((n,), scale)}
+def off_centre(images):
+    """How far the centre of mass, and that of the ink's extent, are from the middle of the frame: (n, 2), in pixels."""
+    masses, boxes = [], []
+    for axis in (1, 2):
+        line = images.double().sum(axis)
+        pixel = torch.arange(line.shape[1]).double() + 0.5 - line.shape[1] / 2
+        masses.append((line * pixel).sum(1) / line.sum(1))
+        inked = [torch.where(line > 0, pixel, end) for end in (torch.inf, -torch.inf)]
+        boxes.append((inked[0].amin(1) + inked[1].amax(1)) / 2)
+    return torch.stack(masses, 1), torch.stack(boxes, 1)
+
+
+def share(inside):
+    return inside.all(1).double().mean().item()
+
+
+def is_centred(images, by, middle):
+    """To a pixel, for nearly all."""
+    return share((off_centre(images)[by] - middle).abs() < (0.6, 1.1)[by]) > 0.95
+
+
+@pytest.mark.parametrize(("size", "middle"), [(28, 0.5), (29, 0.0)])
+def test_mass_is_centred_on_the_middle_pixel_or_the_box_in_the_frame(size, middle):
+    """At size 28 the centre of mass lies between 14 and 15 pixels from the edge, as MNIST's does."""
+    n = 300
+    p = draw(Digits(), n) | {"warp": torch.zeros(n, 18)}
+    by_mass, by_box = (Digits(size=size, centre=way).render(p) for way in ("mass", "box"))
+    assert is_centred(by_mass, 0, middle)
+    assert is_centred(by_box, 1, 0)
+    assert not is_centred(by_mass, 1, 0)
+    assert not is_centred(by_box, 0, middle)
+    assert not is_centred(by_mass, 0, 0.5 - middle)  # half a pixel makes the difference
+
+
+@pytest.mark.parametrize("margin", [0.0, 0.1, 4 / 28])
+def test_ink_fits_a_box_of_whole_pixels(margin):
+    """The larger side of the ink begins and ends between two pixels; the smaller one is in the middle of such a box."""
+    simulator, n = Digits(margin=margin), 400
+    box = round(28 * (1 - 2 * margin))
+    p = draw(simulator, n) | {
+        "softness": torch.full((n,), 0.8),
+        "pen": torch.full((n,), 0.2),
+        "warp": torch.zeros(n, 18),
+    }
     images = simulator.render(p).double()
-    for box in images.amax(2), images.amax(1):
-        first = (box >= 64).double().argmax(1)  # a side of the box between two pixels leaves one of them half bright
-        before = box.gather(1, first[:, None] - 1)
-        assert (before == 0).double().mean() > 0.8
-    side = torch.maximum((images.amax(2) >= 64).sum(1), (images.amax(1) >= 64).sum(1))
-    assert (side == round(20 * scale)).double().mean() > 0.8
+    lines = torch.stack([images.amax(2), images.amax(1)], 1)  # (n, 2, 28)
+    bright = lines >= 64  # a side of the box between two pixels leaves one of them half bright
+    sides = bright.sum(2)
+    larger = sides.argmax(1)
+    assert (sides.amax(1) == box).double().mean() > 0.8
+    first, last = bright.double().argmax(2), 27 - bright.flip(2).double().argmax(2)
+    tall = torch.arange(n), larger
+    before = torch.where(first[tall] > 0, lines[(*tall, (first[tall] - 1).clamp(min=0))], 0)
+    assert (before == 0).double().mean() > 0.8
+    # Of the smaller side the box leaves as much free before as after, to half a pixel.
+    short = torch.arange(n), 1 - larger
+    ends = [lines[(*short, i[short])] for i in (first, last)]
+    assert (ends[0] - ends[1]).abs().median() < 40
 
 
 @pytest.mark.parametrize("margin", [0.0, 4 / 28])
 def test_the_larger_side_fills_the_frame_without_its_margins(margin):
     simulator = Digits(margin=margin)
-    p = draw(simulator, 400) | {"scale": torch.ones(400)}
-    ink = simulator.render(p) >= 128
+    ink = simulator.render(draw(simulator, 400)) >= 128
     height, width = ink.any(2).sum(1), ink.any(1).sum(1)
     side = torch.maximum(height, width).double() / (28 * (1 - 2 * margin))
     assert side.median().item() == pytest.approx(1, abs=0.051)
@@ -156,7 +201,7 @@ def recognised(simulator, forms):
     """The share of forms (by class) whose plain drawing is nearest to one of their own class among the others'."""
     vectors, labels = [], []
     for label, n in enumerate(forms):
-        plain = {name: torch.ones(n) for name in ("aspect", "scale", "softness")}
+        plain = {"aspect": torch.ones(n), "softness": torch.ones(n)}
         p = plain | {"pen": torch.full((n,), 0.12), "slant": torch.zeros(n), "rotation": torch.zeros(n)}
         p |= {"warp": torch.zeros(n, 18), "face": glyphs._HANDS * torch.arange(n), "label": torch.full((n,), label)}
         vectors.append(simulator.embedder(simulator.render(p)))
@@ -183,7 +228,7 @@ def test_a_thicker_pen_draws_more_and_keeps_its_width_when_stretched():
     thin, thick = (simulator.render(p | {"pen": torch.full((200,), w)}).double().sum() for w in (0.08, 0.2))
     assert thick > 1.7 * thin
     upright = p | {"label": torch.ones(200, dtype=torch.long), "slant": torch.zeros(200), "rotation": torch.zeros(200)}
-    bars = simulator.render(upright | {"pen": torch.full((200,), 0.15), "scale": torch.ones(200)}).double()
+    bars = simulator.render(upright | {"pen": torch.full((200,), 0.15)}).double()
     width = bars[:, 32].sum(1) / 255  # the first face of 1 is a bar; aspect varies
     assert width.max() - width.min() < 1
     assert width.mean().item() == pytest.approx(0.15 * 2 * 64 * (1 - 8 / 28) / 2.3, abs=0.5)
@@ -283,6 +328,8 @@ def test_shapes_are_of_one_kind_or_of_both():
     assert "Hershey-Fonts" not in {source["package"] for source in faces.public_inputs()["typefaces"]}
     with pytest.raises(ValueError, match="shapes must be one of all, typefaces, strokes"):
         Digits(shapes="outlines")
+    with pytest.raises(ValueError, match="centre must be one of mass, box"):
+        Digits(centre="middle")
 
 
 def test_a_system_font_is_found_by_its_file_name(tmp_path, monkeypatch):
