@@ -75,7 +75,7 @@ class Setup:
         """Strength of the variation that spreads what survived the last step, where a class has so many places."""
         own = self.strategy.release_strength
         own = self.strength(steps) if own is None else own
-        wider: float = (self.strategy.release_places / max(1, places)) ** (1 / 3)
+        wider: float = (self.strategy.release_places / max(1, places)) ** (1 / 4)
         return max(own, min(1.0, own * wider))
 
     @property

@@ -38,7 +38,7 @@ class Strategy:
       is uniform (default) and more is geometric; or one number a step, its part.
     - ``strength``, ``decay``: variation at step t is ``strength * decay**t``. ``release_strength``: at the end,
       when the survivors are spread to the samples asked for; without it, what one more step would have. Where a class
-      has fewer than ``release_places`` survivors, it is wider: by the cube root of how many times fewer, up to 1.
+      has fewer than ``release_places`` survivors, it is wider: by the fourth root of how many times fewer, up to 1.
     - ``threshold``: in noise standard deviations, taken off the counts before they share out places or samples.
     - ``lookahead``: variations whose mean embedding stands for a candidate; 0 embeds the candidate itself.
     - ``neighbours``: candidates that each row votes for. ``metric``: l2 or cosine.

@@ -50,7 +50,7 @@ class Digits:
     install) when a typeface is missing, FileNotFoundError for a font that does not exist.
     """
 
-    strategy = Strategy(children=5, decay=0.72, release_strength=0.2, release_places=500)
+    strategy = Strategy(children=5, decay=0.72, release_strength=0.2, release_places=1300)
 
     def __init__(
         self,
