@@ -146,8 +146,8 @@ def test_ink_fits_a_box_of_whole_pixels(margin):
     tall = torch.arange(n), larger
     before = torch.where(first[tall] > 0, lines[(*tall, (first[tall] - 1).clamp(min=0))], 0)
     assert (before == 0).double().mean() > 0.8
-    # Of the smaller side the box leaves as much free before as after. (Were it the ink that begins where a pixel does, the
-    # ends would differ by 39 to 51 in the median.)
+    # Of the smaller side the box leaves as much free before as after. (Were it the ink that begins where a pixel does,
+    # the ends would differ by 39 to 51 in the median.)
     short = torch.arange(n), 1 - larger
     ends = [lines[(*short, i[short])] for i in (first, last)]
     assert (ends[0] - ends[1]).abs().median() < 15
