@@ -192,13 +192,14 @@ def pairs(ways: list[tuple[np.ndarray, str]], generator: np.random.Generator) ->
 
 def recognised(forms: dict[str, tuple[str, ...]]) -> list[np.ndarray]:
     """Of each form, the share of its own digit among the five forms that look most like it."""
-    with mock.patch.multiple(glyphs, STROKES=forms, _HANDS=1):
+    with mock.patch.object(glyphs, "STROKES", forms):
         simulator, vectors = Digits(shapes="strokes"), []
         for label, own in enumerate(forms.values()):
             n = len(own)
             plain = {"aspect": torch.ones(n), "softness": torch.ones(n)}
             plain |= {"pen": torch.full((n,), 0.12), "slant": torch.zeros(n), "rotation": torch.zeros(n)}
             plain |= {"warp": torch.zeros(n, 18), "face": torch.arange(n), "label": torch.full((n,), label)}
+            plain |= {"points": torch.zeros(n, simulator.space["points"].size)}
             vectors.append(simulator.embedder(simulator.render(plain)))
     labels = torch.arange(len(forms)).repeat_interleave(torch.tensor([len(own) for own in forms.values()]))
     every = torch.cat(vectors)

@@ -1,9 +1,10 @@
 """Handwritten digits (and any other characters), drawn from typefaces and pen strokes.
 
-Each sample is one glyph, held as a signed distance field, bent by a biquadratic free-form deformation
-(Sederberg and Parry, SIGGRAPH 1986), drawn with a pen of some width, scaled to fit a box of whole pixels, and moved
-with that box by whole pixels to where it is centred, as the digits of MNIST are (LeCun et al., 1998). All arithmetic
-is element by element, or on whole numbers, so that a sample does not depend on the batch that it is drawn in.
+Each sample is one face: a form that a pen writes, with control points of its own, or a glyph of a typeface, held as
+a signed distance field. It is bent by a biquadratic free-form deformation (Sederberg and Parry, SIGGRAPH 1986), drawn
+with a pen of some width, scaled to fit a box of whole pixels, and moved with that box by whole pixels to where it is
+centred, as the digits of MNIST are (LeCun et al., 1998). All arithmetic is element by element, or on whole numbers, so
+that a sample does not depend on the batch that it is drawn in.
 """
 
 from __future__ import annotations
@@ -16,17 +17,18 @@ from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
-from torch.nn.functional import grid_sample, softshrink
+from torch.nn.functional import grid_sample, pad, softshrink
 
 from simpe.embedders.images import PixelsAndGradients
 from simpe.scheduling import Strategy
-from simpe.simulators.glyphs import REACH, Atlas, Shapes, atlas
+from simpe.simulators.glyphs import OFTEN, REACH, Atlas, Shapes, atlas
 from simpe.space import Categorical, Continuous, ParameterSpace, Params
 from simpe.threads import spread
 
 Centre = Literal["mass", "box"]
 _BLOCK = 256  # rows drawn at a time at 28 x 28; fewer where images are larger
 _PAGE = 2.0  # half the side of the page that a bent glyph is laid out on, in half-heights of the glyph
+_SPILL = 1  # pixels around the box that a soft edge may reach
 _TINY = 1e-12  # makes 1 of 0 / 0
 _FINE = 24  # smaller frames are drawn larger by a whole factor and averaged, as a scanner does
 
@@ -50,7 +52,7 @@ class Digits:
     install) when a typeface is missing, FileNotFoundError for a font that does not exist.
     """
 
-    strategy = Strategy(children=5, decay=0.72, release_strength=0.2, release_places=1300)
+    strategy = Strategy(children=5, votes=2.5, decay=0.72, release_strength=0.2, release_places=1300)
 
     def __init__(
         self,
@@ -83,14 +85,18 @@ class Digits:
     def space(self) -> ParameterSpace:
         """What varies from sample to sample. Lengths are in half-heights of the glyph unless said
         otherwise."""
+        faces = self._atlas(torch.device("cpu"))
+        points = faces.control.shape[1]
+        own = {"points": Continuous(-0.2, 0.2, size=2 * points)} if points else {}  # control points: x, y of each
         return ParameterSpace(
-            face=Categorical(int(self._atlas(torch.device("cpu")).count.max())),
+            face=Categorical(int(faces.count.max())),
             aspect=Continuous(0.6, 1.35, log=True),  # width over that of the face
             slant=Continuous(-0.2, 0.6),  # to the right, per unit of height
             rotation=Continuous(-0.25, 0.25),  # radians, anticlockwise
             pen=Continuous(0.07, 0.3, log=True),  # half the width of a stroke
             softness=Continuous(0.4, 2.0, log=True),  # width of an edge, pixels
-            warp=Continuous(-0.6, 0.6, size=18),  # (2, 3, 3): where the control points move, x then y
+            warp=Continuous(-0.3, 0.3, size=18),  # (2, 3, 3): where the glyph's corners, sides and middle move, x then y
+            **own,
         )
 
     def render(self, p: Params) -> Tensor:
@@ -127,38 +133,99 @@ class Digits:
         return atlas(self.classes, self._fonts, device, self._shapes)
 
     def _draw(self, p: Params) -> Tensor:
-        """One block: bend the glyphs onto a page, see where their ink lies, and draw that part of the page."""
-        glyphs = self._atlas(p["label"].device)
-        height, width = self.size
+        """One block: how deep each pixel of a box lies in the ink, and that box where it belongs in the frame."""
+        faces = self._atlas(p["label"].device)
         fine = max(1, round(_FINE / min(self.size)))
-        height, width = height * fine, width * fine
-        box_height, box_width = (fine * max(1, round(pixels * (1 - 2 * self.margin))) for pixels in self.size)
+        box = tuple(max(1, round(pixels * (1 - 2 * self.margin))) for pixels in self.size)
+        face = p["face"] % faces.count[p["label"]]
+        forms = faces.forms[p["label"]]
+        written = face < OFTEN * forms
+        face = torch.where(written, face % forms.clamp(min=1), face - OFTEN * forms)
+        depth = torch.empty((len(face), *(fine * (side + 2 * _SPILL) for side in box)), device=face.device)
+        extent = torch.empty((len(face), 2), device=face.device)
+        for rows, draw in ((written, _written), (~written, _printed)):
+            if bool(rows.any()):
+                some = {name: x[rows] for name, x in p.items()}
+                depth[rows], extent[rows] = draw(faces, some, face[rows], tuple(fine * side for side in box), fine)
 
-        glyph = glyphs.first[p["label"]] + p["face"] % glyphs.count[p["label"]]
-        own = glyphs.pen[glyph]
-        pen = torch.maximum(p["pen"], 0.4 * own)  # thinned further, a face breaks
-        side = max(36, round(1.6 * max(box_height, box_width)))
-        page = _page(p, glyphs.fields.index_select(0, glyph), side).add_((pen - own)[:, None, None])
-        page[:, :: side - 1] = -1.0  # what runs off the page is cut there, not smeared outwards
-        page[:, :, :: side - 1] = -1.0
-
-        # The ink fits a box, which begins where a pixel does.
-        left, right = _extent(page.amax(1), pen)
-        top, bottom = _extent(page.amax(2), pen)
-        zoom = torch.minimum(box_height / (bottom - top), box_width / (right - left))
-        mass = _ink(page, torch.full_like(pen, side / (2 * _PAGE))) if self._centre == "mass" else None
-        across, down = (
-            _line(_placed(None if mass is None else _mean(mass.sum(axis)), ends, frame, box, zoom, fine), frame, zoom)
-            for axis, ends, frame, box in ((1, (left, right), width, box_width), (2, (top, bottom), height, box_height))
-        )
-
-        shape = (len(page), height, width)
-        grid = torch.stack([across[:, None, :].expand(shape), down[:, :, None].expand(shape)], dim=1)
-        ink = _ink(_sampled(page, grid), zoom / (p["softness"] * fine))
+        ink = _ink(depth, 1 / (p["softness"] * fine))
         ink.mul_(255 / ink.amax((1, 2), keepdim=True).clamp_(min=1)).round_()  # ink is black where it is thickest
         if fine > 1:
-            ink = (ink.reshape(-1, height // fine, fine, width // fine, fine).sum((2, 4)) / fine**2).round()
+            height, width = (side + 2 * _SPILL for side in box)
+            ink = (ink.reshape(-1, height, fine, width, fine).sum((2, 4)) / fine**2).round()
+        for axis in (0, 1):
+            mass = _mean(ink.sum(2 - axis)) if self._centre == "mass" else None
+            ink = _placed(ink, axis + 1, mass, extent[:, axis] / fine, self.size[axis], box[axis])
         return ink.to(torch.uint8)
+
+
+def _written(faces: Atlas, p: Params, face: Tensor, box: tuple[int, ...], fine: int) -> tuple[Tensor, Tensor]:
+    """Forms of a pen: see :func:`_printed`. A pixel is as deep as the nearest dot of the pen's way is near."""
+    form = faces.first_form[p["label"]] + face
+    control = faces.control[form] + p["points"].reshape(len(form), -1, 2)
+    near, weight = faces.near[form], faces.weight[form]
+    dots = torch.zeros(near.shape[:2] + (2,), device=face.device)
+    for i in range(4):
+        dots += control.gather(1, near[:, :, i, None].expand(-1, -1, 2)) * weight[:, :, i, None]
+    x, y = _bent(p, dots[:, :, 0], dots[:, :, 1])
+    pen = p["pen"][:, None]
+    ends = [(way.amin(1, keepdim=True) - pen, way.amax(1, keepdim=True) + pen) for way in (y, x)]
+    zoom, extent = _zoom(torch.cat([high - low for low, high in ends], 1), box)
+    y, x = ((way - (low + high) / 2) * zoom[:, None] for way, (low, high) in zip((y, x), ends, strict=True))
+
+    # Between two dots the pen is nearer than both: by the mean of that, squared distances are taken to be less.
+    gap = ((x[:, 1:] - x[:, :-1]).square_() + (y[:, 1:] - y[:, :-1]).square_()) * faces.joined[form][:, :-1]
+    less = (pad(gap, (0, 1)) + pad(gap, (1, 0))) / 24
+    rows, columns = (_centres(side + 2 * _SPILL * fine, face.device) * (side / 2 + _SPILL * fine) for side in box)
+    across = (columns - x[:, :, None]).square_().sub_(less[:, :, None])
+    down = (rows - y[:, :, None]).square_()
+    nearest = torch.full((len(face), len(rows), len(columns)), math.inf, device=face.device)
+    square = torch.empty_like(nearest)
+    for i in range(across.shape[1]):
+        torch.add(across[:, i, None, :], down[:, i, :, None], out=square)
+        torch.minimum(nearest, square, out=nearest)
+    return torch.sub((p["pen"] * zoom)[:, None, None], nearest.clamp_(min=0).sqrt_(), out=square), extent
+
+
+def _printed(faces: Atlas, p: Params, face: Tensor, box: tuple[int, ...], fine: int) -> tuple[Tensor, Tensor]:
+    """Glyphs held as fields: how deep each pixel lies in the ink, of a box (n, h, w) and ``_SPILL`` image pixels around
+    it, in its own pixels, of which ``fine`` make one of the image; and the ink's height and width in them (n, 2)."""
+    glyph = faces.first_glyph[p["label"]] + face
+    own = faces.pen[glyph]
+    pen = torch.maximum(p["pen"], 0.4 * own)  # thinned further, a face breaks
+    side = max(36, round(1.6 * max(box)))
+    page = _page(p, faces.fields.index_select(0, glyph), side).add_((pen - own)[:, None, None])
+    page[:, :: side - 1] = -1.0  # what runs off the page is cut there, not smeared outwards
+    page[:, :, :: side - 1] = -1.0
+    ends = [_extent(page.amax(axis), pen) for axis in (2, 1)]
+    zoom, extent = _zoom(torch.stack([high - low for low, high in ends], 1), box)
+    down, across = (
+        _line((low + high) / 2, pixels + 2 * _SPILL * fine, zoom) for (low, high), pixels in zip(ends, box, strict=True)
+    )
+    shape = (len(page), down.shape[1], across.shape[1])
+    grid = torch.stack([across[:, None, :].expand(shape), down[:, :, None].expand(shape)], dim=1)
+    return _sampled(page, grid).mul_(zoom[:, None, None]), extent
+
+
+def _zoom(extent: Tensor, box: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    """By how much ink of a height and a width (n, 2) fits a box (n,), and its height and width then."""
+    zoom = torch.minimum(box[0] / extent[:, 0], box[1] / extent[:, 1])
+    return zoom, extent * zoom[:, None]
+
+
+def _bent(p: Params, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Where points (n, k) of an unbent glyph come to lie: warped, stretched, slanted and turned."""
+    control = p["warp"].reshape(-1, 2, 3, 3)[..., None]  # (n, 2, 3, 3, 1)
+    moved = [_parabola(_parabola_rows(control[:, i], x), y) for i in (0, 1)]
+    x, y = x + moved[0], y + moved[1]
+    x = x * p["aspect"][:, None] - y * p["slant"][:, None]
+    cos, sin = (value[:, None] for value in _turn(p["rotation"]))
+    return cos * x + sin * y, cos * y - sin * x
+
+
+def _parabola_rows(control: Tensor, x: Tensor) -> list[Tensor]:
+    """Of a patch (n, 3, 3, 1), the three control points of the curve through it at x (n, k)."""
+    return [_parabola(control[:, row].unbind(1), x) for row in range(3)]
 
 
 def _sampled(field: Tensor, grid: Tensor) -> Tensor:
@@ -203,20 +270,28 @@ def _differences(values: Tensor) -> tuple[Tensor, Tensor]:
 
 def _bent_grid(p: Params, side: int, unit: float = 1.0) -> Tensor:
     """Where each point of a page lies on the unbent one: (n, 2, side, side), in -1..1 of it, times ``unit``."""
-    # The tangent of the half angle, to third order, gives a true rotation from + - * / alone. A library's sine may
-    # differ in its last bit between the body and the tail of a vectorised loop, so between rows of a batch.
-    half = p["rotation"] / 2 * (1 + p["rotation"] * p["rotation"] / 12)
-    cos, sin = (1 - half * half) / (1 + half * half), 2 * half / (1 + half * half)
+    cos, sin = _turn(p["rotation"])
     slant, aspect = p["slant"], p["aspect"]
     x = torch.stack([(cos + slant * sin) / aspect, sin], dim=1)[:, :, None]  # where the axes of the page lie
     y = torch.stack([(slant * cos - sin) / aspect, cos], dim=1)[:, :, None]
 
-    # Control points at -1, 0, 1: moved by a linear map, they move the whole page by it.
-    ends = torch.tensor([-1.0, 0.0, 1.0], device=half.device)
-    control = p["warp"].reshape(-1, 2, 3, 3) + (x * ends)[:, :, None, :] + (y * ends)[:, :, :, None]
-    t = _centres(side, half.device)
+    # Control points at -1, 0, 1: moved by a linear map, they move the whole page by it. The glyph is its middle, so the
+    # warp of the page is the larger, and the way back the other way.
+    ends = torch.tensor([-1.0, 0.0, 1.0], device=cos.device)
+    control = -_PAGE * p["warp"].reshape(-1, 2, 3, 3) + (x * ends)[:, :, None, :] + (y * ends)[:, :, :, None]
+    t = _centres(side, cos.device)
     across = _parabola((control * unit)[..., None, :].unbind(-1), t)  # (n, 2, 3, side)
     return _parabola(across[:, :, :, None].unbind(2), t[:, None])
+
+
+def _turn(angle: Tensor) -> tuple[Tensor, Tensor]:
+    """Its cosine and sine, nearly.
+
+    The tangent of the half angle, to third order, gives a true rotation from + - * / alone. A library's sine may
+    differ in its last bit between the body and the tail of a vectorised loop, so between rows of a batch.
+    """
+    half = angle / 2 * (1 + angle * angle / 12)
+    return (1 - half * half) / (1 + half * half), 2 * half / (1 + half * half)
 
 
 def _parabola(control: Sequence[Tensor], t: Tensor) -> Tensor:
@@ -242,26 +317,27 @@ def _extent(depth: Tensor, pen: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _mean(mass: Tensor) -> Tensor:
-    """Centre of mass (n,) of whole-numbered masses (n, s) along a page of half-side _PAGE."""
+    """Centre of mass (n,) of whole-numbered masses (n, s), from the middle."""
     side = mass.shape[1]
-    twice = 2 * torch.arange(side, device=mass.device) + 1 - side
     whole = mass.long()  # sums of integers are exact in every order
-    return (whole * twice).sum(1).float() / whole.sum(1).clamp(min=1).float() * (_PAGE / side)
+    twice = 2 * torch.arange(side, device=mass.device) + 1 - side
+    return (whole * twice).sum(1).float() / (2 * whole.sum(1)).clamp(min=1).float()
 
 
-def _placed(mass: Tensor | None, ends: tuple[Tensor, Tensor], frame: int, box: int, zoom: Tensor, fine: int) -> Tensor:
-    """Where the middle of a frame lies on the page (n,), of ink that lies between ``ends`` and in the middle of a box.
+def _placed(ink: Tensor, axis: int, mass: Tensor | None, extent: Tensor, frame: int, box: int) -> Tensor:
+    """Images of a box along one axis, put into a frame of so many pixels.
 
-    The box begins where a pixel of the image (``fine`` of the frame's) does: so that the centre of ``mass``, where it
-    is given, is as near as it gets to the centre of pixel size // 2, and else in the middle.
+    The box begins where a pixel of the frame does: so that the centre of ``mass`` (n,), where it is given, is as near
+    as it gets to the centre of pixel size // 2, and else in the middle. Ink of so much ``extent`` stays in the frame.
     """
-    low, high = ends
-    middle = (low + high) / 2
-    begins = torch.full_like(middle, (frame - box) / 2)
+    begins = torch.full_like(extent, (frame - box) / 2)
     if mass is not None:
-        begins += (middle - mass) * zoom + (0 if frame // fine % 2 else fine / 2)
-    # Ink stays in the frame; a thousandth of a pixel is for arithmetic.
-    room = (box - (high - low) * zoom) / (2 * fine) + 1e-3
-    last = ((frame - box) / fine + room).floor()
-    begins = torch.minimum(last, torch.maximum((-room).ceil(), (begins / fine).round()))
-    return middle + ((frame - box) / 2 - begins * fine) / zoom
+        begins += (0 if frame % 2 else 0.5) - mass
+    room = (box - extent) / 2 + 1e-3  # a thousandth of a pixel is for arithmetic
+    last = (frame - box + room).floor()
+    begins = torch.minimum(last, torch.maximum((-room).ceil(), begins.round()))
+    there = torch.arange(frame, device=ink.device) - begins.long()[:, None] + _SPILL
+    inside = (there >= 0) & (there < ink.shape[axis])
+    there = there.clamp_(0, ink.shape[axis] - 1)
+    shape = [len(ink), frame, ink.shape[2]] if axis == 1 else [len(ink), ink.shape[1], frame]
+    return ink.gather(axis, there.unsqueeze(3 - axis).expand(shape)) * inside.unsqueeze(3 - axis)

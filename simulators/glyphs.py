@@ -21,8 +21,9 @@ from HersheyFonts import HersheyFonts
 from PIL import Image, ImageDraw, ImageFont
 from scipy.ndimage import distance_transform_edt
 from torch import Tensor
-from torch.nn.functional import interpolate
+from torch.nn.functional import interpolate, pad
 
+from simpe.selection import apportion
 from simpe.simulators.strokes import STROKES
 from simpe.simulators.typefaces import Source, hershey_source, sources, stroke_sources, typefaces
 
@@ -36,10 +37,11 @@ _RASTER = 128  # em size in pixels from which an outline's field is measured
 
 _HERSHEY = ("futural", "rowmans", "scripts", "timesr")
 
-# Each form of a digit is written by several hands: the first as it stands, the others with its control points moved, by
-# a fixed draw.
-_HANDS = 6
-_UNSTEADY = 5.0  # standard deviation of a control point, on a page of 100
+DOTS = 80
+"""Dots along the way of a pen."""
+
+OFTEN = 6
+"""How many faces a form stands for beside each glyph: people write in more ways than typefaces show."""
 
 Shapes = Literal["all", "typefaces", "strokes"]
 """What faces are made of: outlines of typefaces, pen strokes, or both kinds."""
@@ -50,28 +52,35 @@ Dots = Tensor
 
 @dataclass(frozen=True)
 class Atlas:
-    """The fields of every face of every class, one class after the other."""
+    """The faces of every class, one class after the other: forms that a pen writes, then glyphs held as fields."""
 
+    control: Tensor
+    """float32 (forms, K, 2): the control points of a form, x and y downwards; unused ones are 0."""
+    near: Tensor
+    """int64 (forms, DOTS, 4): the control points that decide where a dot lies."""
+    weight: Tensor
+    """float32 (forms, DOTS, 4): how much each does."""
+    joined: Tensor
+    """float32 (forms, DOTS): 1 where the pen goes on to the next dot, 0 where it is lifted."""
     fields: Tensor
     """float32 (glyphs, FIELD, FIELD)."""
     pen: Tensor
     """float32 (glyphs,): half the width of the pen that the face was drawn with; 0 for bare strokes."""
-    first: Tensor
+    first_form: Tensor
+    """int64 (classes,): where the forms of a class begin."""
+    forms: Tensor
+    """int64 (classes,): how many forms there are; each is ``OFTEN`` faces, the first ones."""
+    first_glyph: Tensor
     """int64 (classes,): where the glyphs of a class begin."""
     count: Tensor
-    """int64 (classes,): how many there are, at least 1."""
+    """int64 (classes,): how many faces there are, at least 1."""
     sources: tuple[Source, ...]
-    """Every file that the glyphs came from."""
+    """Every file that the faces came from."""
 
     def to(self, device: torch.device) -> Atlas:
         """The same atlas on another device."""
-        return replace(
-            self,
-            fields=self.fields.to(device),
-            pen=self.pen.to(device),
-            first=self.first.to(device),
-            count=self.count.to(device),
-        )
+        tensors = {name: x.to(device) for name, x in vars(self).items() if isinstance(x, Tensor)}
+        return replace(self, **tensors)  # type: ignore[arg-type]
 
 
 @lru_cache(maxsize=16)
@@ -88,27 +97,39 @@ def atlas(classes: tuple[str, ...], fonts: tuple[Path, ...], device: torch.devic
     outlines = [_outlines(face.path, face.cut, classes) for face in faces]
     hershey = [] if shapes == "typefaces" else [_hershey(name, classes) for name in _HERSHEY]
 
+    forms: list[Form] = []
     fields: list[Tensor] = []
-    pens: list[Tensor] = []
+    written: list[int] = []
     for i, character in enumerate(classes):
-        own = [] if shapes == "typefaces" else [_fields_of_dots(dots) for dots in _handwritten(character)]
-        own += [_fields_of_dots(dots) for face in hershey if (dots := face[i]) is not None]
-        own += [field[None] for face in outlines if (field := face[i]) is not None]
-        if not own:
+        own = [] if shapes == "typefaces" else [_form(text) for text in STROKES.get(character, ())]
+        held = [_field_of_dots(dots) for face in hershey if (dots := face[i]) is not None]
+        held += [field for face in outlines if (field := face[i]) is not None]
+        if not own and not held:
             raise ValueError(f"no face can draw {character!r}: add a font that has it with fonts=[...]")
-        stack = torch.cat(own)
-        ink = (stack > 0).sum((1, 2)).clamp(min=1)
-        pen = 2 * stack.clamp(min=0).sum((1, 2)) / ink  # the mean depth inside a stroke is half of its half-width
-        fields.append(stack)
-        pens.append(pen)
-    counts = torch.tensor([len(pen) for pen in pens])
+        forms += own
+        fields.append(torch.stack(held) if held else torch.empty(0, FIELD, FIELD))
+        written.append(len(own))
+    every, known = torch.cat(fields), torch.tensor([len(some) for some in fields])
+    ink = (every > 0).sum((1, 2)).clamp(min=1)
+    own_forms = torch.tensor(written)
+    most = max((len(form.control) for form in forms), default=0)
     return Atlas(
-        fields=torch.cat(fields),
-        pen=torch.cat(pens),
-        first=counts.cumsum(0) - counts,
-        count=counts,
+        control=_stacked([pad(form.control, (0, 0, 0, most - len(form.control))) for form in forms], (most, 2)),
+        near=_stacked([form.near for form in forms], (DOTS, 4)).long(),
+        weight=_stacked([form.weight for form in forms], (DOTS, 4)),
+        joined=_stacked([form.joined for form in forms], (DOTS,)),
+        fields=every,
+        pen=2 * every.clamp(min=0).sum((1, 2)) / ink,  # the mean depth in a stroke is half of its half-width
+        first_form=own_forms.cumsum(0) - own_forms,
+        forms=own_forms,
+        first_glyph=known.cumsum(0) - known,
+        count=OFTEN * own_forms + known,
         sources=(*sources(faces), *([hershey_source(), *stroke_sources()] if hershey else [])),
     )
+
+
+def _stacked(parts: list[Tensor], shape: tuple[int, ...]) -> Tensor:
+    return torch.stack(parts) if parts else torch.empty(0, *shape)
 
 
 def _outlines(path: Path, cut: str | None, classes: tuple[str, ...]) -> list[Tensor | None]:
@@ -143,22 +164,13 @@ def _field_of_mask(mask: npt.NDArray[np.bool_]) -> Tensor:
     return interpolate(signed[None, None], size=(FIELD, FIELD), mode="bilinear", align_corners=False)[0, 0]
 
 
-def _fields_of_dots(dots: Dots) -> Tensor:
-    """Minus the distance to the nearest dot, (n, FIELD, FIELD): a pen of no width, to be thickened when it is
-    drawn."""
-    low, high = dots.amin(1, keepdim=True), dots.amax(1, keepdim=True)
-    half = ((high - low).amax(2, keepdim=True) / 2).clamp(min=1e-9)
-    dots = (dots - (low + high) / 2) / half
-    # Squared distances are smooth across a stroke, so every other point is enough. Few glyphs at a time, to stay in
-    # cache.
-    half_field = FIELD // 2
-    axis = ((torch.arange(half_field) + 0.5) / half_field * (2 * REACH) - REACH)[:, None]
-    nearest = []
-    for some in torch.split(dots, 4):
-        x, y = ((axis - some[:, None, :, i]).square_() for i in (0, 1))  # (glyphs, half_field, dots)
-        nearest.append((y[:, :, None] + x[:, None]).amin(3))
-    squared = torch.cat(nearest)[:, None]
-    return -interpolate(squared, scale_factor=2, mode="bicubic", align_corners=False).clamp(min=0).sqrt()[:, 0]
+def _field_of_dots(dots: Dots) -> Tensor:
+    """Minus the distance to the nearest dot, (FIELD, FIELD): a pen of no width, to be thickened when it is drawn."""
+    low, high = dots.amin(0), dots.amax(0)
+    dots = (dots - (low + high) / 2) / ((high - low).max() / 2).clamp(min=1e-9)
+    axis = ((torch.arange(FIELD) + 0.5) / FIELD * (2 * REACH) - REACH)[:, None]
+    x, y = ((axis - dots[:, i]).square_() for i in (0, 1))  # (FIELD, dots)
+    return -(y[:, None] + x).amin(2).sqrt_()
 
 
 def _hershey(name: str, classes: tuple[str, ...]) -> list[Dots | None]:
@@ -171,24 +183,33 @@ def _hershey(name: str, classes: tuple[str, ...]) -> list[Dots | None]:
         lines = [torch.tensor(stroke, dtype=torch.float32) for some in strokes for stroke in some if len(stroke) > 1]
         t = torch.linspace(0, 1, 12)[:, None, None]
         dots = [torch.lerp(line[:-1], line[1:], t).flatten(0, 1) for line in lines]
-        faces.append(torch.cat(dots)[None] if dots else None)
+        faces.append(torch.cat(dots) if dots else None)
     return faces
 
 
-def _handwritten(character: str) -> list[Dots]:
-    """The forms of a character, each in ``_HANDS`` hands."""
-    draw = torch.Generator().manual_seed(ord(character))
-    return [_written(form, draw) for form in STROKES.get(character, ())]
+@dataclass(frozen=True)
+class Form:
+    """A way of a pen as dots, each a sum of four control points; see :class:`Atlas`."""
+
+    control: Tensor
+    near: Tensor
+    weight: Tensor
+    joined: Tensor
 
 
-def _written(form: str, draw: torch.Generator) -> Dots:
-    """One form, its control points moved by each hand but the first; what meets in a point still does."""
-    names = sorted(set(form.replace("/", " ").replace(";", " ").split()))
-    moved = _UNSTEADY * torch.randn(len(names), _HANDS, 2, generator=draw)
-    moved[:, 0] = 0
-    points = {p: torch.tensor([float(v) for v in p.split(",")]) + by for p, by in zip(names, moved, strict=True)}
-    pieces = [piece for lift in form.split(";") for piece in _pieces(lift)]
-    return torch.cat([_smooth(torch.stack([points[p] for p in piece], 1)) for piece in pieces], 1)
+def _form(text: str) -> Form:
+    """A form from its text; points that are named twice are one control point, so that what meets stays together."""
+    names = sorted(set(text.replace("/", " ").replace(";", " ").split()))
+    control = torch.tensor([[float(v) for v in name.split(",")] for name in names])
+    ways = [[names.index(p) for p in piece] for lift in text.split(";") for piece in _pieces(lift)]
+    length = [(control[way[1:]] - control[way[:-1]]).norm(dim=1) for way in ways]
+    dots = apportion(torch.cat(length), DOTS - len(ways) - sum(map(len, length)))
+    parts = [_spline(way, 1 + n) for way, n in zip(ways, dots.split([len(some) for some in length]), strict=True)]
+    near, weight, joined = (torch.cat(some) for some in zip(*parts, strict=True))
+    drawn = (control[near] * weight[:, :, None]).sum(1)
+    low, high = drawn.amin(0), drawn.amax(0)
+    half = ((high - low).max() / 2).clamp(min=1e-9)
+    return Form((control - (low + high) / 2) / half, near, weight, joined)
 
 
 def _pieces(stroke: str) -> Iterator[list[str]]:
@@ -200,13 +221,16 @@ def _pieces(stroke: str) -> Iterator[list[str]]:
         last = points[-1:]
 
 
-def _smooth(points: Dots, apart: float = 3.0) -> Dots:
-    """Dots along splines (Catmull and Rom, 1974) through points (n, k, 2), about ``apart`` or closer."""
-    closed = torch.equal(points[:, 0], points[:, -1])
-    before, after = (points[:, -2], points[:, 1]) if closed else (points[:, 0], points[:, -1])
-    p = torch.cat([before[:, None], points, after[:, None]], 1)
-    longest = float((points[:, 1:] - points[:, :-1]).norm(dim=2).max())
-    t = torch.linspace(0, 1, 2 + int(longest / apart))[:, None]
-    a, b, c, d = (x[:, :, None] for x in (p[:, :-3], p[:, 1:-2], p[:, 2:-1], p[:, 3:]))
-    curve = b + (c - a) / 2 * t + (a - 2.5 * b + 2 * c - d / 2) * t**2 + (1.5 * (b - c) + (d - a) / 2) * t**3
-    return curve.flatten(1, 2)
+def _spline(way: list[int], dots: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """So many dots in each span of a spline (Catmull and Rom, 1974) through the control points of a way, and its end:
+    the four that each depends on, their weights, and 1 for each but the end."""
+    closed = way[0] == way[-1]
+    padded = torch.tensor([way[-2] if closed else way[0], *way, way[1] if closed else way[-1]])
+    span = torch.arange(len(dots)).repeat_interleave(dots)
+    t = torch.cat([torch.arange(n) / n for n in dots.tolist()] + [torch.ones(1)])
+    span = torch.cat([span, span[-1:]])
+    near = padded.unfold(0, 4, 1)[span]
+    a, d = t * (t * (2 - t) - 1) / 2, t * t * (t - 1) / 2
+    c = t * (1 + t * (4 - 3 * t)) / 2
+    weight = torch.stack([a, 1 - a - c - d, c, d], 1)
+    return near, weight, (torch.arange(len(t)) < len(t) - 1).float()
