@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.datasets import load_digits
-from torch.nn.functional import grid_sample
+from torch.nn.functional import grid_sample, pad
 
 from simpe.protocols import Simulator
 from simpe.simulators import digits as module
@@ -315,28 +315,27 @@ def ways(simulator, p):
         yield np.concatenate([*spans, dots[-1:]]), pen * zoom
 
 
-def written(simulator, p):
-    """The depths that the simulator has, of forms alone."""
+def off_by(simulator, p):
+    """How much too deep each pixel near an edge is, against brute force with thirty times the dots, in float64."""
     faces = simulator._atlas(torch.device("cpu"))
-    return module._written(faces, p, p["face"], (20, 20), 1)[0]
-
-
-def test_a_pen_is_as_wide_as_it_should_be_all_along_its_way():
-    """Depths against brute force, with thirty times the dots, in float64."""
-    simulator, n = Digits(), 200
-    p = draw(simulator, n, seed=4)
-    p["face"] = p["face"] % simulator._atlas(torch.device("cpu")).forms[p["label"]]
-    found = written(simulator, p).double()
+    found = module._written(faces, p, p["face"], (20, 20), 1)[0].double()
     axis = np.arange(22) - 10.5
     page = np.stack(np.meshgrid(axis, axis), -1).reshape(-1, 2)
-    expected = []
-    for way, pen in ways(simulator, p):
-        expected.append(pen - np.sqrt(((page[:, None] - way) ** 2).sum(2).min(1)).reshape(22, 22))
-    expected = torch.from_numpy(np.stack(expected))
-    edge = expected.abs() < 1
-    assert (found - expected)[edge].abs().mean() < 0.02
-    assert (found - expected)[edge].abs().quantile(0.999) < 0.15
-    assert (found * 1.05 - expected)[edge].abs().mean() > 0.02 or (found + 0.05 - expected)[edge].abs().mean() > 0.02
+    depths = [pen - np.sqrt(((page[:, None] - way) ** 2).sum(2).min(1)).reshape(22, 22) for way, pen in ways(simulator, p)]
+    expected = torch.from_numpy(np.stack(depths))
+    return (found - expected)[expected.abs() < 1]
+
+
+def test_a_pen_is_as_wide_as_it_should_be_all_along_its_way(monkeypatch):
+    simulator = Digits()
+    p = draw(simulator, 200, seed=4)
+    p["face"] = p["face"] % simulator._atlas(torch.device("cpu")).forms[p["label"]]
+    off = off_by(simulator, p)
+    assert off.abs().mean() < 0.025
+    assert off.abs().quantile(0.99) < 0.25
+    assert off.mean().abs() < 0.005
+    monkeypatch.setattr(module, "pad", lambda gap, ends: torch.zeros_like(pad(gap, ends)))
+    assert off_by(simulator, p).mean() < -0.015  # between two dots the pen would be thinner
 
 
 def test_dots_lie_on_the_spline_and_meet_where_names_do():
