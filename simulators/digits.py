@@ -176,15 +176,18 @@ def _written(faces: Atlas, p: Params, face: Tensor, box: tuple[int, ...], fine: 
     # Between two dots the pen is nearer than both: by the mean of that, squared distances are taken to be less.
     gap = ((x[:, 1:] - x[:, :-1]).square_() + (y[:, 1:] - y[:, :-1]).square_()) * faces.joined[form][:, :-1]
     less = (pad(gap, (0, 1)) + pad(gap, (1, 0))) / 24
-    rows, columns = (_centres(side + 2 * _SPILL * fine, face.device) * (side / 2 + _SPILL * fine) for side in box)
-    across = (columns - x[:, :, None]).square_().sub_(less[:, :, None])
-    down = (rows - y[:, :, None]).square_()
-    nearest = torch.full((len(face), len(rows), len(columns)), math.inf, device=face.device)
+    rows, columns = (
+        (_centres(side + 2 * _SPILL * fine, face.device) * (side / 2 + _SPILL * fine))[:, None] for side in box
+    )
+    across, down, less = (values.T.contiguous()[:, None] for values in (x, y, less))  # the batch goes last, for speed
+    across = (columns - across).square_().sub_(less)  # (dots, w, n)
+    down = (rows - down).square_()
+    nearest = torch.full((len(rows), len(columns), len(face)), math.inf, device=face.device)
     square = torch.empty_like(nearest)
-    for i in range(across.shape[1]):
-        torch.add(across[:, i, None, :], down[:, i, :, None], out=square)
+    for i in range(len(across)):
+        torch.add(across[i], down[i, :, None], out=square)
         torch.minimum(nearest, square, out=nearest)
-    return torch.sub((p["pen"] * zoom)[:, None, None], nearest.clamp_(min=0).sqrt_(), out=square), extent
+    return torch.sub(p["pen"] * zoom, nearest.clamp_(min=0).sqrt_(), out=square).permute(2, 0, 1), extent
 
 
 def _printed(faces: Atlas, p: Params, face: Tensor, box: tuple[int, ...], fine: int) -> tuple[Tensor, Tensor]:
