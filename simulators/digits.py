@@ -87,7 +87,9 @@ class Digits:
         otherwise."""
         faces = self._atlas(torch.device("cpu"))
         points = faces.control.shape[1]
-        own = {"points": Continuous(-0.2, 0.2, size=2 * points)} if points else {}  # control points: x, y of each
+        own: dict[str, Any] = (
+            {"points": Continuous(-0.2, 0.2, size=2 * points)} if points else {}
+        )  # control points: x, y of each
         return ParameterSpace(
             face=Categorical(int(faces.count.max())),
             aspect=Continuous(0.6, 1.35, log=True),  # width over that of the face
@@ -95,7 +97,7 @@ class Digits:
             rotation=Continuous(-0.25, 0.25),  # radians, anticlockwise
             pen=Continuous(0.07, 0.3, log=True),  # half the width of a stroke
             softness=Continuous(0.4, 2.0, log=True),  # width of an edge, pixels
-            warp=Continuous(-0.3, 0.3, size=18),  # (2, 3, 3): where the glyph's corners, sides and middle move, x then y
+            warp=Continuous(-0.3, 0.3, size=18),  # (2, 3, 3): where corners, sides and middle move, x then y
             **own,
         )
 
@@ -164,7 +166,7 @@ def _written(faces: Atlas, p: Params, face: Tensor, box: tuple[int, ...], fine: 
     form = faces.first_form[p["label"]] + face
     control = faces.control[form] + p["points"].reshape(len(form), -1, 2)
     near, weight = faces.near[form], faces.weight[form]
-    dots = torch.zeros(near.shape[:2] + (2,), device=face.device)
+    dots = torch.zeros((*near.shape[:2], 2), device=face.device)
     for i in range(4):
         dots += control.gather(1, near[:, :, i, None].expand(-1, -1, 2)) * weight[:, :, i, None]
     x, y = _bent(p, dots[:, :, 0], dots[:, :, 1])

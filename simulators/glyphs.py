@@ -1,9 +1,9 @@
-"""Signed distance fields of glyphs: typefaces from pip, single-stroke faces, and pen strokes in many hands.
+"""What characters are drawn from: forms that a pen writes, and glyphs of typefaces from pip and of single-stroke faces.
 
-A glyph is scaled so that the larger side of its bounding box spans -1..1 and held as a field of ``FIELD`` x
-``FIELD`` distances over -``REACH``..``REACH``, in the same unit: positive inside the ink, negative outside. A
-field can be warped smoothly, and a pen is made thicker or thinner by adding a constant (Green, "Improved
-alpha-tested magnification", SIGGRAPH 2007).
+A form is a spline through control points, held as dots along it that each depend on four of them. A glyph is held as a
+field of ``FIELD`` x ``FIELD`` distances over -``REACH``..``REACH``: positive inside the ink, negative outside. The
+larger side of both spans -1..1. A field can be warped smoothly, and a pen is made thicker or thinner by adding a
+constant (Green, "Improved alpha-tested magnification", SIGGRAPH 2007).
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ Shapes = Literal["all", "typefaces", "strokes"]
 """What faces are made of: outlines of typefaces, pen strokes, or both kinds."""
 
 Dots = Tensor
-"""Glyphs as dots along their strokes: float32 (glyphs, dots, 2)."""
+"""A glyph as dots along its strokes: float32 (dots, 2)."""
 
 
 @dataclass(frozen=True)
@@ -204,7 +204,9 @@ def _form(text: str) -> Form:
     ways = [[names.index(p) for p in piece] for lift in text.split(";") for piece in _pieces(lift)]
     length = [(control[way[1:]] - control[way[:-1]]).norm(dim=1) for way in ways]
     dots = apportion(torch.cat(length), DOTS - len(ways) - sum(map(len, length)))
-    parts = [_spline(way, 1 + n) for way, n in zip(ways, dots.split([len(some) for some in length]), strict=True)]
+    parts = [
+        _spline(way, 1 + n) for way, n in zip(ways, torch.split(dots, [len(some) for some in length]), strict=True)
+    ]
     near, weight, joined = (torch.cat(some) for some in zip(*parts, strict=True))
     drawn = (control[near] * weight[:, :, None]).sum(1)
     low, high = drawn.amin(0), drawn.amax(0)

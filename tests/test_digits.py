@@ -321,8 +321,8 @@ def off_by(simulator, p):
     found = module._written(faces, p, p["face"], (20, 20), 1)[0].double()
     axis = np.arange(22) - 10.5
     page = np.stack(np.meshgrid(axis, axis), -1).reshape(-1, 2)
-    depths = [pen - np.sqrt(((page[:, None] - way) ** 2).sum(2).min(1)).reshape(22, 22) for way, pen in ways(simulator, p)]
-    expected = torch.from_numpy(np.stack(depths))
+    depths = [pen - np.linalg.norm(page[:, None] - way, axis=2).min(1) for way, pen in ways(simulator, p)]
+    expected = torch.from_numpy(np.stack(depths)).reshape(found.shape)
     return (found - expected)[expected.abs() < 1]
 
 
