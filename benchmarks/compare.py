@@ -187,8 +187,8 @@ A small network is trained on the release with fixed epochs and tested once on t
 is of a size that two cores train in minutes, and was tuned little: its rows show what DP-SGD gives there, not what it
 can. The best published generators that train on the rows, with GPUs, reach 95.6 % at epsilon 1 and 98.1 % at 10
 (DP-FETA, in DPImageBench's protocol).
-simpe at 1 and 10 is of 2026-12-01; at 0.2, and random parameters, of the day before, when the control points of pens did
-not move (then 98.5 % at 1 and 98.9 % at 10); its other rows are of simulators before, with
+simpe at 1 and 10 is of 2026-12-01; at 0.2, and random parameters, of the day before, when the control points of pens
+did not move (then 98.5 % at 1 and 98.9 % at 10); its other rows are of simulators before, with
 fewer forms of digits, half a pixel from where MNIST's are (then 97.5, 98.2 and 98.6 %, and 97.6).
 
 {table(images)}

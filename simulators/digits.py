@@ -26,7 +26,7 @@ from simpe.space import Categorical, Continuous, ParameterSpace, Params
 from simpe.threads import spread
 
 Centre = Literal["mass", "box"]
-_BLOCK = 256  # rows drawn at a time at 28 x 28; fewer where images are larger
+_BLOCK = 1024  # rows drawn at a time at 28 x 28; fewer where images are larger
 _PAGE = 2.0  # half the side of the page that a bent glyph is laid out on, in half-heights of the glyph
 _SPILL = 1  # pixels around the box that a soft edge may reach
 _TINY = 1e-12  # makes 1 of 0 / 0
