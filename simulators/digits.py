@@ -87,9 +87,9 @@ class Digits:
         otherwise."""
         faces = self._atlas(torch.device("cpu"))
         points = faces.control.shape[1]
-        own: dict[str, Any] = (
-            {"points": Continuous(-0.2, 0.2, size=2 * points)} if points else {}
-        )  # control points: x, y of each
+        own: dict[str, Any] = {}
+        if points:  # typefaces have none
+            own["points"] = Continuous(-0.2, 0.2, size=2 * points)  # how far control points move: x, y of each
         return ParameterSpace(
             face=Categorical(int(faces.count.max())),
             aspect=Continuous(0.6, 1.35, log=True),  # width over that of the face

@@ -195,7 +195,7 @@ def test_every_form_is_text_that_a_pen_can_follow():
             numbers = [int(v) for piece in pieces for point in piece for v in point.split(",")]
             assert min(numbers) >= 0
             assert max(numbers) <= 100
-            assert max(numbers) - min(numbers) > 80  # they fill the page, so that hands shake alike
+            assert max(numbers) - min(numbers) > 80  # they fill the page, so that points move alike
 
 
 def recognised(simulator, forms):
